@@ -1,0 +1,241 @@
+"""From text to a RunSpec, or to every problem in it: one place for the form, the command line and the worker."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from engine.spec import SPEC_VERSION, RunSpec, Section
+
+SYNONYMS = {
+    "rank": "lora.r",
+    "lora_r": "lora.r",
+    "alpha": "lora.lora_alpha",
+    "dropout": "lora.lora_dropout",
+    "lr": "training.learning_rate",
+    "batch_size": "training.per_device_train_batch_size",
+    "micro_batch_size": "training.per_device_train_batch_size",
+    "epochs": "training.num_train_epochs",
+    "warmup_ratio": "training.warmup_steps",
+    "optimizer": "training.optim",
+    "gradient_checkpointing": "training.activation_checkpointing",
+    "group_by_length": "training.train_sampling_strategy",
+    "max_seq_length": "data.max_length",
+    "max_seq_len": "data.max_length",
+    "sequence_len": "data.max_length",
+    "dataset": "data.train",
+    "path": "data.train",
+    "base_model": "model.name_or_path",
+    "load_in_4bit": "quantization.load_in",
+    "load_in_8bit": "quantization.load_in",
+    "target_linear": "lora.target_modules",
+}
+"""Names that people bring from older versions and other tools, and where the setting is here."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that keeps a run from starting, for a person."""
+
+    field: str
+    """Where: a field of the spec (`lora.r`), or a file and line."""
+    reason: str
+    """What is wrong."""
+    hint: str = ""
+    """What to write or do instead."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}" + (f"; {self.hint}" if self.hint else "")
+
+
+class InvalidSpec(ValueError):
+    """Wrong input: everything that is wrong with it. The command line ends with exit code 2."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+def read_spec(path: Path) -> RunSpec:
+    """The spec in the YAML file at `path`. Raises InvalidSpec with every problem of the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidSpec(
+            [Problem(str(path), "there is no such file", "`loradeck new` writes one to start from")]
+        ) from None
+    except IsADirectoryError:
+        raise InvalidSpec([Problem(str(path), "this is a folder, not a spec")]) from None
+    except OSError as error:
+        raise InvalidSpec([Problem(str(path), f"cannot be read: {error.strerror}")]) from None
+    except UnicodeDecodeError as error:
+        raise InvalidSpec([Problem(str(path), f"is not UTF-8 text (byte {error.start})")]) from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidSpec([_yaml_problem(path, error)]) from None
+    if not isinstance(raw, dict):
+        raise InvalidSpec([Problem(str(path), "holds no settings", "`loradeck new` writes a spec to start from")])
+    return parse_spec(raw)
+
+
+def parse_spec(raw: dict[str, Any]) -> RunSpec:
+    """The spec that nested dictionaries say. Raises InvalidSpec with every problem."""
+    if (version := raw.get("version", SPEC_VERSION)) != SPEC_VERSION:
+        # Everything else may be spelt differently there: other messages would mislead.
+        raise InvalidSpec(
+            [
+                Problem(
+                    "version",
+                    f"this is a spec of version {version!r}; this Loradeck reads version {SPEC_VERSION}",
+                    "use the Loradeck that wrote it, or start from `loradeck new`",
+                )
+            ]
+        )
+    try:
+        spec = RunSpec.model_validate(raw)
+    except ValidationError as error:
+        raise InvalidSpec(list(_problems_of(error))) from None
+    if problems := list(impossible_combinations(spec)):
+        raise InvalidSpec(problems)
+    return spec
+
+
+def write_spec(spec: RunSpec) -> str:
+    """`spec` as YAML text that `read_spec` turns into an equal one."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def impossible_combinations(spec: RunSpec) -> Iterator[Problem]:
+    """Settings that are each valid and together are not, as the libraries would say only after loading."""
+    lora, data, training = spec.lora, spec.data, spec.training
+    if training.bf16 and training.fp16:
+        yield Problem(
+            "training.fp16",
+            "bf16 and fp16 are both on",
+            "keep one; leave both unset to let the device decide",
+        )
+    if not lora.target_modules and not lora.target_parameters:
+        yield Problem("lora.target_modules", "nothing would be trained", "name modules, or write all-linear")
+    if isinstance(lora.target_modules, str) and lora.layers_to_transform is not None:
+        yield Problem(
+            "lora.layers_to_transform",
+            "works only with a list of module names in lora.target_modules",
+            "list the names, or put the layers into the regular expression",
+        )
+    if spec.quantization.load_in != "none" and lora.init_lora_weights in ("olora", "pissa", "orthogonal"):
+        yield Problem(
+            "lora.init_lora_weights",
+            f"{lora.init_lora_weights} rewrites the base weights, which are quantized",
+            "write true, or quantization.load_in: none",
+        )
+    if data.eval is not None and data.eval_fraction:
+        yield Problem("data.eval_fraction", "there is a file in data.eval already", "keep one of the two")
+    if training.eval_strategy != "no" and not spec.has_eval:
+        yield Problem("training.eval_strategy", "no rows are held out", "set data.eval or data.eval_fraction")
+    if training.eval_on_start and not spec.has_eval:
+        yield Problem("training.eval_on_start", "no rows are held out", "set data.eval or data.eval_fraction")
+    if data.samples and not spec.has_eval:
+        yield Problem("data.samples", "no rows are held out to answer", "set data.eval or data.eval_fraction")
+    if training.eval_strategy == "steps" and training.eval_steps is None:
+        yield Problem(
+            "training.eval_steps",
+            "is missing with eval_strategy: steps",
+            "write a number of steps, such as 50",
+        )
+    if training.save_strategy == "steps" and training.save_steps is None:
+        yield Problem(
+            "training.save_steps",
+            "is missing with save_strategy: steps",
+            "write a number of steps, such as 50",
+        )
+    if data.packing and data.max_length is None:
+        yield Problem("data.max_length", "packing needs a block length", "write a number, such as 1024")
+    if data.assistant_only_loss and data.format in ("text", "prompt-completion"):
+        yield Problem("data.assistant_only_loss", f"rows of format {data.format} have no turns", "write false")
+    if data.assistant_only_loss and data.completion_only_loss is False:
+        yield Problem("data.completion_only_loss", "false contradicts assistant_only_loss: true", "keep one of the two")
+    if data.assistant_only_loss and data.packing:
+        yield Problem("data.packing", "a packed block may cut a turn in two with assistant_only_loss", "write false")
+    if spec.hardware.device == "cpu":
+        yield from _problems_on_cpu(spec)
+
+
+def _problems_on_cpu(spec: RunSpec) -> Iterator[Problem]:
+    training = spec.training
+    if training.optim.startswith("paged_"):
+        yield Problem(
+            "training.optim",
+            f"{training.optim} pages between GPU and host",
+            "write auto or adamw_torch on a CPU",
+        )
+    if training.fp16:
+        yield Problem("training.fp16", "float16 training with loss scaling needs a GPU", "leave it unset on a CPU")
+    if training.tf32:
+        yield Problem("training.tf32", "needs an Ampere GPU or newer", "leave it unset on a CPU")
+    if spec.model.attn_implementation in ("flash_attention_2", "flash_attention_3"):
+        yield Problem("model.attn_implementation", "flash attention needs a GPU", "write sdpa")
+
+
+def field_names() -> dict[str, str]:
+    """Every setting's own name -> its full name (`r` -> `lora.r`)."""
+    return {
+        field: f"{section}.{field}"
+        for section, info in RunSpec.model_fields.items()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
+        for field in info.annotation.model_fields
+    }
+
+
+def _problems_of(error: ValidationError) -> Iterator[Problem]:
+    # A field that may be a list or a string fails once for each: the first says enough.
+    seen: set[str] = set()
+    for item in error.errors(include_url=False):
+        location = [str(part) for part in item["loc"]]
+        name = ".".join(location[:2])
+        if name in seen:
+            continue
+        seen.add(name)
+        if item["type"] == "extra_forbidden":
+            yield Problem(name, "unknown", _suggestion(name, location[-1]))
+        elif item["type"] == "missing":
+            yield Problem(name, "is missing", "every run needs it")
+        elif item["type"] in ("model_type", "model_attributes_type", "dict_type") and len(location) == 1:
+            yield Problem(name, "holds settings, one a line", f"write them indented under `{name}:`")
+        else:
+            yield Problem(name, _reason(item["msg"], item["input"]))
+
+
+def _reason(message: str, value: Any) -> str:
+    message = message.removeprefix("Value error, ").replace("Input should be", "should be")
+    shown = repr(value)
+    if len(shown) > 60:
+        shown = shown[:57] + "..."
+    return message if message.startswith("this is") else f"{message[0].lower()}{message[1:]}, not {shown}"
+
+
+def _suggestion(name: str, last: str) -> str:
+    names = field_names()
+    if meant := SYNONYMS.get(last) or names.get(last):
+        return f"did you mean {meant}?"
+    section = name.split(".")[0]
+    inside = [field for field, full in names.items() if full.startswith(f"{section}.")]
+    if close := difflib.get_close_matches(last, inside, n=1, cutoff=0.6):
+        return f"did you mean {names[close[0]]}?"
+    everywhere = [*names, *RunSpec.model_fields]
+    if close := difflib.get_close_matches(last, everywhere, n=1, cutoff=0.7):
+        return f"did you mean {names.get(close[0], close[0])}?"
+    return "`loradeck new` lists every setting"
+
+
+def _yaml_problem(path: Path, error: yaml.YAMLError) -> Problem:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return Problem(f"{path}, line {mark.line + 1}, column {mark.column + 1}", f"is not YAML: {error.problem}")
+    return Problem(str(path), "is not YAML text", "it may hold control characters")

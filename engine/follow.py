@@ -1,0 +1,132 @@
+"""Watching a run from the command line, to its end, without the app."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from engine.runs import control
+from engine.runs.events import Event, EventTail
+from engine.runs.store import ENDED, Run, RunStatus
+
+POLL_S = 0.25
+PLAIN_LINES = 20
+"""Progress lines of a whole run where there is no terminal to draw a bar on."""
+
+
+class LeftRunning(Exception):
+    """The person stopped watching; the run goes on."""
+
+
+def follow(run: Run, console: Console) -> RunStatus:
+    """Show `run` until it ends and return its last status.
+
+    Ctrl-C asks the run to stop; a second one raises LeftRunning.
+    """
+    tail = EventTail(run.events_path, offset=_where_this_trainer_begins(run))
+    asked_to_stop = False
+    with _shown(console) as view:
+        while True:
+            try:
+                status = run.read_status()
+                for event in tail.read():
+                    view.show(event)
+                if status.state in ENDED:
+                    return status
+                view.at(status)
+                time.sleep(POLL_S)
+            except KeyboardInterrupt:
+                if asked_to_stop:
+                    raise LeftRunning from None
+                asked_to_stop = True
+                control.send(run.control_folder, "stop")
+                view.say("Stopping after this step, with a checkpoint. Ctrl-C again leaves it to itself.", "yellow")
+
+
+def _where_this_trainer_begins(run: Run) -> int:
+    """Offset in events.jsonl from which on the events are worth telling: a resumed run's history is not news."""
+    try:
+        history = run.events_path.read_bytes()
+    except FileNotFoundError:
+        return 0
+    return max(history.rfind(b'{"type": "state"', 0, history.rfind(b'"state": "loading"') + 1), 0)
+
+
+class _View:
+    """A bar at the bottom and lines above it; lines alone where there is no terminal."""
+
+    def __init__(self, console: Console, progress: Progress, task: TaskID) -> None:
+        self.console = console
+        self.progress = progress
+        self.task = task
+        self.total: int | None = None
+
+    def say(self, text: str, style: str = "") -> None:
+        self.console.print(Text(printable(text), style=style))
+
+    def at(self, status: RunStatus) -> None:
+        doing = status.state if status.state != "training" or status.step == 0 else ""
+        self.progress.update(self.task, doing=doing)
+
+    def show(self, event: Event) -> None:
+        kind = event["type"]
+        if kind == "plan":
+            self.total = event["total_steps"]
+            trained = f"{event['trainable_parameters']:,} of {event['total_parameters']:,} parameters"
+            self.say(
+                f"{self.total:,} steps, {event['train_rows']:,} rows, effective batch {event['effective_batch_size']}, "
+                f"training {trained} on {event['device']} ({', '.join(event['notes'])})"
+            )
+            self.progress.update(self.task, total=self.total)
+        elif kind == "step":
+            self._step(event)
+        elif kind == "eval":
+            self.say(f"step {event['step']:,}: held-out loss {_number(event['eval_loss'])}", "cyan")
+        elif kind == "checkpoint":
+            self.say(f"step {event['step']:,}: checkpoint saved", "dim")
+        elif kind in ("warning", "error"):
+            self.say(
+                f"{kind}: {event['message']} {event.get('hint') or ''}",
+                "yellow" if kind == "warning" else "red",
+            )
+        elif kind == "state" and event.get("resumed_from_step"):
+            self.say(f"resuming after step {event['resumed_from_step']:,}")
+
+    def _step(self, event: Event) -> None:
+        step, loss = event["step"], _number(event["loss"])
+        speed = f"{event['tokens_per_s']:,.0f} tok/s" if event.get("tokens_per_s") else ""
+        self.progress.update(self.task, completed=step, loss=loss, speed=speed)
+        if not self.console.is_terminal and (step == 1 or step % max(1, (self.total or 1) // PLAIN_LINES) == 0):
+            self.say(f"step {step:,} of {self.total or 0:,}: loss {loss}  {speed}")
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[_View]:
+    progress = Progress(
+        TextColumn("{task.fields[doing]}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        yield _View(console, progress, progress.add_task("", total=None, doing="starting", loss="-", speed=""))
+
+
+def _number(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.4f}"
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: what a model, a file or a library wrote must not steer the terminal."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}" for character in text
+    )

@@ -1,0 +1,106 @@
+"""From a person's spec to one that can be launched: everything that can be told before weights are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.catalog import DEMO_MODEL, ModelUnavailable, Progress, find_model
+from engine.checks import InvalidSpec, Problem, impossible_combinations
+from engine.hardware import Gpu, visible_gpus
+from engine.rows import load_rows
+from engine.spec import RunSpec
+
+
+def prepare(spec: RunSpec, folder: Path, progress: Progress | None = None) -> RunSpec:
+    """`spec` with absolute paths and no `auto` left, its model found and its data read through once.
+
+    `folder` is what relative paths start from. Raises InvalidSpec with every problem found.
+    """
+    problems: list[Problem] = []
+    resolved = _with_absolute_paths(spec, folder)
+    try:
+        resolved = _for_device(resolved, visible_gpus())
+    except InvalidSpec as error:
+        problems += error.problems
+    try:
+        load_rows(resolved.data, resolved.training.seed)
+    except InvalidSpec as error:
+        problems += error.problems
+    try:
+        source = find_model(resolved.model.name_or_path, resolved.model.revision, progress)
+    except ModelUnavailable as error:
+        problems.append(Problem("model.name_or_path", str(error)))
+    else:
+        resolved = _with(resolved, "model", name_or_path=source.name_or_path)
+    problems += impossible_combinations(resolved)
+    if problems:
+        raise InvalidSpec(problems)
+    return resolved
+
+
+def _with(spec: RunSpec, section: str, **values: object) -> RunSpec:
+    return spec.model_copy(update={section: getattr(spec, section).model_copy(update=values)})
+
+
+def _with_absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
+    def absolute(paths: str | list[str]) -> str | list[str]:
+        if isinstance(paths, list):
+            return [str((folder / Path(path).expanduser()).absolute()) for path in paths]
+        return str((folder / Path(paths).expanduser()).absolute())
+
+    data, name = spec.data, spec.model.name_or_path
+    spec = _with(spec, "data", train=absolute(data.train), eval=None if data.eval is None else absolute(data.eval))
+    beside_spec = folder / Path(name).expanduser()
+    if name == DEMO_MODEL or not beside_spec.is_dir():
+        return spec
+    return _with(spec, "model", name_or_path=str(beside_spec.absolute()))
+
+
+def _for_device(spec: RunSpec, gpus: list[Gpu]) -> RunSpec:
+    """`spec` with device, precision and optimizer chosen. Raises InvalidSpec for a GPU that the machine lacks."""
+    device = spec.hardware.device
+    if device == "auto":
+        device = "cuda:0" if gpus else "cpu"
+    elif device == "cuda":
+        device = "cuda:0"
+    gpu: Gpu | None = None
+    has_bf16 = True  # every CPU that PyTorch runs on has it, in software where need be
+    if device != "cpu":
+        index = int(device.removeprefix("cuda:"))
+        if index >= len(gpus):
+            found = (
+                f"{len(gpus)} GPU{'s' if len(gpus) != 1 else ''}" if gpus else "no NVIDIA GPU (NVML finds no driver)"
+            )
+            hint = (
+                "write device: cpu, or see `loradeck doctor`" if not gpus else f"the last one is cuda:{len(gpus) - 1}"
+            )
+            raise InvalidSpec(
+                [
+                    Problem(
+                        "hardware.device",
+                        f"{spec.hardware.device} is asked for, and this machine has {found}",
+                        hint,
+                    )
+                ]
+            )
+        gpu = gpus[index]
+        has_bf16 = gpu.has_bf16
+        device = f"cuda:{gpu.index}"  # the machine's own number: it stays true in another shell
+    training = spec.training
+    if training.bf16 and gpu is not None and not has_bf16:
+        raise InvalidSpec(
+            [Problem("training.bf16", f"{gpu.name} has no bfloat16", "leave it unset, or write fp16: true")]
+        )
+    bf16 = training.bf16 if training.bf16 is not None else has_bf16 and not training.fp16
+    fp16 = training.fp16 if training.fp16 is not None else device != "cpu" and not has_bf16
+    compute_dtype = "bfloat16" if has_bf16 and not fp16 else "float16"
+    optim = training.optim
+    if optim == "auto":
+        optim = "adamw_torch" if device == "cpu" else "paged_adamw_32bit"
+    spec = _with(spec, "hardware", device=device)
+    spec = _with(spec, "training", bf16=bf16, fp16=fp16, optim=optim)
+    if spec.quantization.bnb_4bit_compute_dtype == "auto":
+        spec = _with(spec, "quantization", bnb_4bit_compute_dtype=compute_dtype)
+    if spec.model.dtype == "auto":
+        spec = _with(spec, "model", dtype=spec.quantization.bnb_4bit_compute_dtype)
+    return spec

@@ -1,0 +1,308 @@
+"""Run folders on disk: where they are, what state they are in, how to find one by name."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import IO, Literal, get_args
+
+State = Literal[
+    "starting",
+    "loading",
+    "preflight",
+    "training",
+    "evaluating",
+    "saving",
+    "paused",
+    "finished",
+    "stopped",
+    "failed",
+    "lost",
+]
+STATES: tuple[State, ...] = get_args(State)
+ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed", "lost"})
+
+Cause = Literal["oom", "error", "killed", "host-oom", "disk-full", "nan-loss", "bad-spec"]
+CAUSES: tuple[Cause, ...] = get_args(Cause)
+
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+class RunNotFound(LookupError):
+    """No run folder answers to the given name; the message says what there is."""
+
+
+class RunBusy(RuntimeError):
+    """Another process holds the run's lock; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """`status.json`: what a list of runs shows without opening anything else. Times are Unix seconds."""
+
+    state: State = "starting"
+    cause: Cause | None = None
+    """Why the run failed; None in any other state."""
+    message: str = ""
+    """What happened, in words for a person; text from libraries, never markup."""
+    model: str = ""
+    data: str = ""
+    step: int = 0
+    total_steps: int | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    peak_bytes: int | None = None
+    """Most memory that the run was seen to hold: on its GPU, or resident on the CPU."""
+    created: float = 0.0
+    started: float = 0.0
+    """When the newest supervisor took over: a resumed run starts again."""
+    heartbeat: float = 0.0
+    ended: float | None = None
+    host: str = ""
+    supervisor_pid: int | None = None
+    trainer_pid: int | None = None
+    exit_code: int | None = None
+    """The trainer's exit code; a negative one is the signal that ended it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. Making this object touches no file."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def spec_path(self) -> Path:
+        return self.folder / "run.yaml"
+
+    @property
+    def status_path(self) -> Path:
+        return self.folder / "status.json"
+
+    @property
+    def events_path(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def supervisor_events_path(self) -> Path:
+        return self.folder / "supervisor.jsonl"
+
+    @property
+    def hardware_path(self) -> Path:
+        return self.folder / "hardware.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """The trainer's stdout and stderr, raw."""
+        return self.folder / "trainer.log"
+
+    @property
+    def supervisor_log_path(self) -> Path:
+        return self.folder / "supervisor.log"
+
+    @property
+    def control_folder(self) -> Path:
+        return self.folder / "control"
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def adapter_folder(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.folder / "lock"
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest step first. Only a complete one ever has its final name."""
+        try:
+            entries = list(self.checkpoints_folder.iterdir())
+        except FileNotFoundError:
+            return []
+        return sorted((path for path in entries if CHECKPOINT_NAME.fullmatch(path.name)), key=checkpoint_step)
+
+    def newest_checkpoint(self) -> Path | None:
+        return next(reversed(self.checkpoints()), None)
+
+    def is_alive(self) -> bool:
+        """Whether a supervisor, or the trainer it left behind, holds the lock. Never guessed from a pid."""
+        try:
+            with open(self.lock_path, "rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def read_status(self) -> RunStatus:
+        """The run's status now. A run without a final state whose lock is free is `lost`."""
+        written = self._written_status()
+        if written.state in ENDED or self.is_alive():
+            return written
+        # It may have ended between the two looks.
+        written = self._written_status()
+        return written if written.state in ENDED else replace(written, state="lost")
+
+    def write_status(self, status: RunStatus) -> None:
+        """Replace `status.json` in one step. Raises OSError, and then the old one still stands."""
+        write_atomically(self.status_path, json.dumps(asdict(status), indent=1).encode() + b"\n")
+
+    def _written_status(self) -> RunStatus:
+        try:
+            raw = json.loads(self.status_path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return RunStatus()
+        known = {field.name for field in fields(RunStatus)}
+        return RunStatus(**{key: value for key, value in raw.items() if key in known})
+
+    def lock(self, patience_s: float = 1.0) -> IO[bytes]:
+        """The run's exclusive lock as an open file; it is held until every process that inherits it has closed it.
+
+        A reader's look at the lock lasts microseconds, so a taken lock is tried again for `patience_s` seconds.
+        Raises RunBusy if another supervisor or a trainer that is still saving holds it.
+        """
+        lock = open(self.lock_path, "ab")  # noqa: SIM115  (outlives this call: it is the lock)
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return lock
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    lock.close()
+                    raise RunBusy(
+                        f"{self.id} is running already: another process holds {self.lock_path}. "
+                        f"Watch it with `loradeck attach {self.id}`, or stop it first."
+                    ) from None
+                time.sleep(0.02)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The optimizer step that a checkpoint folder was written after."""
+    match = CHECKPOINT_NAME.fullmatch(path.name)
+    assert match is not None, path
+    return int(match[1])
+
+
+def home() -> Path:
+    """`$LORADECK_HOME`, or the folder that the XDG rules give to `loradeck`."""
+    if chosen := os.environ.get("LORADECK_HOME"):
+        return Path(chosen).expanduser().absolute()
+    import platformdirs  # not needed where the variable is set, and the app's first paint waits for this file
+
+    return Path(platformdirs.user_data_dir("loradeck"))
+
+
+def runs_folder() -> Path:
+    return home() / "runs"
+
+
+def list_runs() -> list[Run]:
+    """Every run folder, newest first (ids begin with their time)."""
+    try:
+        names = sorted((entry.name for entry in os.scandir(runs_folder()) if entry.is_dir()), reverse=True)
+    except FileNotFoundError:
+        return []
+    return [Run(runs_folder() / name) for name in names if not name.startswith(".")]
+
+
+def find_run(name: str) -> Run:
+    """The run called `name`: a folder's path, an id, the only id that contains it, or `last`.
+
+    Raises RunNotFound with a message for the person.
+    """
+    if os.sep in name and (Path(name) / "run.yaml").exists():
+        return Run(Path(name).absolute())
+    runs = list_runs()
+    if not runs:
+        raise RunNotFound(f"There are no runs yet in {runs_folder()}. `loradeck demo` makes one.")
+    if name == "last":
+        return runs[0]
+    exact = [run for run in runs if run.id == name]
+    matching = exact or [run for run in runs if name and name in run.id]
+    if len(matching) == 1:
+        return matching[0]
+    if not matching:
+        newest = ", ".join(run.id for run in runs[:3])
+        raise RunNotFound(f"No run is called {name!r} in {runs_folder()}. The newest: {newest}.")
+    raise RunNotFound(
+        f"{name!r} fits {len(matching)} runs: {', '.join(run.id for run in matching[:5])}. Say more of it."
+    )
+
+
+def create_run(model: str) -> Run:
+    """A new, empty run folder with an id of its own. Raises OSError where the folder cannot be made."""
+    runs_folder().mkdir(parents=True, exist_ok=True)
+    label = re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-.")[:32] or "model"
+    while True:
+        run = Run(runs_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{secrets.token_hex(2)}")
+        try:
+            run.folder.mkdir()
+        except FileExistsError:
+            continue
+        run.control_folder.mkdir()
+        return run
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` under a temporary name beside `path`, then rename. Raises OSError and leaves `path` as it was."""
+    fd, staged = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+        os.chmod(staged, 0o644)
+        os.replace(staged, path)
+    except BaseException:
+        os.unlink(staged)
+        raise
+
+
+@contextmanager
+def staged_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill that takes the name `final` only when the block ends well, its files on the disk.
+
+    After an exception nothing is left of it. Raises FileExistsError if `final` exists.
+    """
+    if final.exists():
+        raise FileExistsError(f"{final} exists")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+    try:
+        yield staging
+        for path in staging.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        os.chmod(staging, 0o755)
+        staging.rename(final)
+        _sync(final.parent)
+    except BaseException:
+        import shutil
+
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,379 @@
+"""RunSpec: what a run is. Names, meanings and defaults are those of transformers, peft, trl and bitsandbytes.
+
+The docstring under each field is its help: `loradeck new` writes it into the starter spec and the app shows it beside
+the form. `auto` stands for a choice that needs the machine; `engine.prepare` makes it before a run starts, so that
+the `run.yaml` in a run folder holds none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+SPEC_VERSION = 1
+"""Raised when an old spec would mean something else; `engine.checks` refuses other versions."""
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+DType = Literal["auto", "bfloat16", "float16", "float32"]
+Optimizer = Literal[
+    "auto",
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "lion_8bit",
+    "lion_32bit",
+    "paged_lion_8bit",
+    "paged_lion_32bit",
+    "ademamix",
+    "ademamix_8bit",
+    "paged_ademamix_32bit",
+    "paged_ademamix_8bit",
+    "adafactor",
+    "rmsprop",
+    "sgd",
+]
+Scheduler = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "warmup_stable_decay",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+]
+
+
+class Section(BaseModel):
+    """A group of settings. Unknown names are errors: a misspelt setting that is ignored trains the wrong thing."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """Which model is adapted, and how transformers loads it."""
+
+    name_or_path: str = Field(min_length=1)
+    """A hub id (`org/name`), a folder with a `config.json`, or `demo`. Its weights stay frozen; the size of the
+    model is most of the memory of a small-batch run."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub model. A commit hash makes a run repeatable when the model is updated. No
+    memory."""
+
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
+    """The attention kernel; unset takes the library's choice, mostly `sdpa`. `eager` keeps the whole attention
+    matrix (batch x heads x length x length) for backward; the others do not."""
+
+    dtype: DType = "auto"
+    """Type of the weights that are not quantized: embeddings, norms, head, or all of them with `load_in: none`.
+    `auto` is the compute type. float32 doubles their memory."""
+
+    trust_remote_code: bool = False
+    """Runs Python code that comes with the model. Leave it off unless you have read that code."""
+
+
+class QuantizationSection(Section):
+    """How bitsandbytes stores the frozen weights."""
+
+    load_in: Literal["4bit", "8bit", "none"] = "4bit"
+    """Bits of a frozen weight. 4 bits take about 0.5 byte a weight instead of 2, and are what makes QLoRA fit on a
+    consumer card; 8 bits take 1 byte and are closer to the original; none is plain LoRA."""
+
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    """The 4-bit code. NF4 puts its 16 levels where normally distributed weights are, and beats FP4 at equal size
+    (Dettmers et al. 2023, section 3). Same memory."""
+
+    bnb_4bit_use_double_quant: bool = True
+    """Quantizes the quantization constants too. Saves about 0.37 bit a weight, 0.3 GB on a 7B model, at no measured
+    loss of quality (Dettmers et al. 2023, section 3)."""
+
+    bnb_4bit_compute_dtype: DType = "auto"
+    """The type that 4-bit weights are expanded to for each matrix product. `auto` is bfloat16 where the device has
+    it, else float16. float32 is slow and doubles the activations."""
+
+    bnb_4bit_quant_storage: Literal["uint8", "bfloat16", "float16", "float32"] = "uint8"
+    """The type whose bytes hold packed 4-bit weights. Only FSDP needs another one than uint8. Same memory."""
+
+    llm_int8_threshold: float = Field(default=6.0, ge=0)
+    """8-bit only: activation columns with an entry above this stay in 16 bits, which keeps outliers exact."""
+
+    llm_int8_skip_modules: list[str] | None = None
+    """Modules to keep unquantized, besides the head. Each costs 2 bytes a weight instead of 0.5 or 1."""
+
+
+class LoraSection(Section):
+    """Which low-rank updates are trained: a `peft.LoraConfig`."""
+
+    r: Positive = 16
+    """Rank of each update: how many directions a layer can learn. 8 to 32 is usual; more helps little on small data
+    (Hu et al. 2021, section 7.2). Adapters, gradients and optimizer state grow with it."""
+
+    lora_alpha: Positive = 32
+    """Scales the update by lora_alpha / r. Twice r is the usual start; keeping that ratio keeps the update's size
+    when r changes. No memory."""
+
+    lora_dropout: Share = 0.05
+    """Share of an adapter's input set to zero in training, against overfitting on small data. Above 0 it keeps a
+    copy of each adapted layer's input for backward."""
+
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which bias vectors are trained as well. Other than none changes the base model's outputs even when the
+    adapter is switched off."""
+
+    target_modules: list[str] | str | None = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    """Modules that get an adapter: last parts of their names, one regular expression over full names, or `all-
+    linear`. Attention only is the lean start; adding the MLP layers learns more and about triples adapters and
+    their activations."""
+
+    layers_to_transform: list[int] | int | None = None
+    """Indices of the layers to adapt; unset means all. Later layers alone need less backward, so less memory and
+    time."""
+
+    exclude_modules: list[str] | str | None = None
+    """Modules left out although `target_modules` names them; same forms."""
+
+    target_parameters: list[str] | None = None
+    """Parameters, not modules, that get an adapter: fused mixture-of-experts weights such as
+    `mlp.experts.gate_up_proj`."""
+
+    rank_pattern: dict[str, Positive] = {}
+    """Another r for modules whose name matches, e.g. `{down_proj: 32}`."""
+
+    alpha_pattern: dict[str, Positive] = {}
+    """Another lora_alpha for modules whose name matches; change it with rank_pattern to keep the update's size."""
+
+    modules_to_save: list[str] | None = None
+    """Modules trained in full and saved with the adapter, such as a resized `embed_tokens`. Costs weight, gradient
+    and optimizer state for every parameter: about 16 bytes each."""
+
+    use_rslora: bool = False
+    """Scales by lora_alpha / sqrt(r), which keeps high ranks (64 and more) learning (Kalajdzievski 2023). No
+    memory."""
+
+    use_dora: bool = False
+    """Learns magnitude and direction of a weight apart; often better at low rank (Liu et al. 2024). Slower, and
+    needs memory for each adapted weight in forward."""
+
+    init_lora_weights: bool | Literal["gaussian", "olora", "pissa", "orthogonal"] = True
+    """How adapters start. true leaves the model unchanged at step 0 (B is zero); the others are for unquantized
+    bases."""
+
+
+class DataSection(Section):
+    """What is learnt, and what it is measured on. Relative paths are relative to the spec's folder."""
+
+    train: str | list[str]
+    """One or several `.jsonl` files, one JSON object a line."""
+
+    eval: str | list[str] | None = None
+    """Held-out rows in the same format. Falling training loss proves nothing; this does."""
+
+    eval_fraction: Share = 0.0
+    """Share of the training rows to hold out instead of a file. Chosen by a hash of each row and `training.seed`,
+    so the same rows stay held out when the file grows."""
+
+    format: Literal["auto", "messages", "prompt-completion", "text"] = "auto"
+    """Shape of a row: `messages` (list of role and content), `prompt` and `completion`, or `text`. auto looks at
+    the first row."""
+
+    columns: dict[str, str] = {}
+    """Renames columns to the names a format needs: `{prompt: question, completion: answer}`."""
+
+    max_length: Positive | None = 1024
+    """Longest row in tokens; longer ones are cut at the end, and told. Activations and logits grow with it,
+    attention with its square under `eager`."""
+
+    packing: bool = False
+    """Joins short rows into blocks of max_length, so that no batch is padded. Faster on short rows; every batch is
+    then as large as the largest, and steps are counted in blocks."""
+
+    packing_strategy: Literal["bfd", "bfd_split", "wrapped"] = "bfd"
+    """How rows are packed: `bfd` never splits a row, `bfd_split` splits those longer than max_length, `wrapped`
+    cuts anywhere."""
+
+    completion_only_loss: bool | None = None
+    """Learn the answer only (true), or the prompt as well (false). Unset: the answer only, where a row has one."""
+
+    assistant_only_loss: bool = False
+    """Learn every assistant turn of a conversation, not only the last. Needs a chat template that TRL can mark
+    turns in."""
+
+    samples: Annotated[int, Field(ge=0, le=64)] = 0
+    """After training, answer this many held-out prompts with the base and with the adapter, side by side."""
+
+    samples_max_new_tokens: Positive = 128
+    """Longest such answer in tokens."""
+
+
+class TrainingSection(Section):
+    """How it is learnt: fields of `trl.SFTConfig`."""
+
+    per_device_train_batch_size: Positive = 4
+    """Rows in one forward and backward pass. Activation memory grows with it in proportion; 1 is the first answer
+    to out-of-memory, with more accumulation so that learning stays the same."""
+
+    gradient_accumulation_steps: Positive = 4
+    """Passes added up before the optimizer moves. Batch size times this is the effective batch. No memory, more
+    time a step."""
+
+    per_device_eval_batch_size: Positive = 4
+    """Rows in one evaluation pass. No gradients are held, so it may be larger than the training batch."""
+
+    num_train_epochs: float = Field(default=3.0, gt=0)
+    """Times the data is gone through. One to three is usual for fine-tuning; more overfits small data. No
+    memory."""
+
+    max_steps: int = Field(default=-1, ge=-1)
+    """Stop after this many optimizer steps, whatever the epochs; -1 leaves it to num_train_epochs."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak step size. LoRA takes about ten times full fine-tuning's: 1e-4 to 2e-4 is usual, lower for large models.
+    Too high shows as a loss that jumps or turns NaN. No memory."""
+
+    lr_scheduler_type: Scheduler = "cosine"
+    """How the learning rate falls over the run. cosine and linear end near zero; constant suits runs without a
+    planned end."""
+
+    lr_scheduler_kwargs: dict[str, Any] = {}
+    """Further values of the scheduler, such as `{min_lr_rate: 0.1}` for cosine_with_min_lr."""
+
+    warmup_steps: float = Field(default=0.03, ge=0)
+    """Steps of rising learning rate at the start; below 1 it is a share of the run. Steadies the first steps of
+    Adam."""
+
+    optim: Optimizer = "auto"
+    """The optimizer. auto is paged_adamw_32bit on a GPU (its state moves to host memory when the card is full) and
+    adamw_torch on a CPU. 8-bit ones take 2 bytes a trained parameter instead of 8."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Pulls trained weights towards zero each step. Rarely needed for adapters. No memory."""
+
+    adam_beta1: Share = 0.9
+    """Memory of Adam's mean of gradients."""
+
+    adam_beta2: Share = 0.999
+    """Memory of Adam's mean of squared gradients; 0.95 follows changes faster."""
+
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    """Keeps Adam from dividing by zero."""
+
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients with a larger norm are scaled down to it; 0 switches that off. Protects against single bad
+    batches."""
+
+    bf16: bool | None = None
+    """bfloat16 mixed precision. Unset: on where the device has it. Needs an Ampere GPU or newer, or a CPU."""
+
+    fp16: bool | None = None
+    """float16 mixed precision with loss scaling, for GPUs without bfloat16 (T4, V100). Adapters are then trained in
+    float32, 4 bytes a parameter more."""
+
+    tf32: bool | None = None
+    """Faster float32 matrix products on Ampere GPUs and newer, a little less exact."""
+
+    activation_checkpointing: bool = True
+    """Keeps only each layer's input and computes the rest again in backward. Saves most activation memory, costs
+    about a fifth of the speed."""
+
+    activation_offloading: bool = False
+    """Moves what backward needs to host memory meanwhile. Saves GPU memory at the price of PCIe traffic."""
+
+    loss_type: Literal["nll", "dft"] = "nll"
+    """`nll` is cross-entropy, computed in chunks so that full logits are never held; `dft` weighs tokens by their
+    probability (Wu et al. 2025)."""
+
+    neftune_noise_alpha: float | None = Field(default=None, gt=0)
+    """Adds noise to embeddings in training (Jain et al. 2023: 5 to 15). Can help chat quality. No memory."""
+
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
+    """Order of rows. group_by_length batches rows of similar length: less padding, so faster; batches are less
+    mixed."""
+
+    pad_to_multiple_of: Positive | None = None
+    """Pads rows to a multiple of this many tokens; 8 suits tensor cores."""
+
+    torch_empty_cache_steps: Positive | None = None
+    """Give PyTorch's unused memory back every so many steps. Against fragmentation; about a tenth slower."""
+
+    logging_steps: Positive = 1
+    """Optimizer steps between two points of the loss curve."""
+
+    eval_strategy: Literal["no", "steps", "epoch"] = "no"
+    """When held-out rows are measured."""
+
+    eval_steps: Positive | None = None
+    """Optimizer steps between evaluations, with `eval_strategy: steps`."""
+
+    eval_on_start: bool = False
+    """Measure the held-out rows before the first step: the base model's loss, to compare with."""
+
+    save_strategy: Literal["no", "steps", "epoch"] = "epoch"
+    """When a checkpoint is written: adapter, optimizer state, and what an exact resume needs."""
+
+    save_steps: Positive | None = None
+    """Optimizer steps between checkpoints, with `save_strategy: steps`."""
+
+    save_total_limit: Positive | None = None
+    """Keep only the newest so many checkpoints. Unset keeps all; each takes about 3 times the adapter's size on
+    disk."""
+
+    dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that prepare batches ahead; 0 prepares them in the trainer. Each takes host memory."""
+
+    seed: int = 42
+    """Start of all random choices: adapter weights, dropout, held-out rows."""
+
+    data_seed: int | None = None
+    """Another seed for the order of rows; unset takes `seed`."""
+
+
+class HardwareSection(Section):
+    """Where it runs."""
+
+    device: str = "auto"
+    """`auto` (the first GPU, or the CPU where there is none), `cpu`, `cuda` or `cuda:1`."""
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError("should be auto, cpu, cuda or cuda:1 (the number of a GPU)")
+        return device
+
+
+class RunSpec(Section):
+    """A run, whole. `run.yaml` is this, written as YAML."""
+
+    version: int = SPEC_VERSION
+    """Version of the spec's format."""
+
+    model: ModelSection
+    quantization: QuantizationSection = Field(default_factory=QuantizationSection)
+    lora: LoraSection = Field(default_factory=LoraSection)
+    data: DataSection
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    hardware: HardwareSection = Field(default_factory=HardwareSection)
+
+    @field_validator("version")
+    @classmethod
+    def _is_this_version(cls, version: int) -> int:
+        if version != SPEC_VERSION:
+            raise ValueError(f"this is a spec of version {version}; this Loradeck reads version {SPEC_VERSION}")
+        return version
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Rows that one optimizer step learns from."""
+        return self.training.per_device_train_batch_size * self.training.gradient_accumulation_steps
+
+    @property
+    def has_eval(self) -> bool:
+        """Whether rows are held out."""
+        return self.data.eval is not None or self.data.eval_fraction > 0

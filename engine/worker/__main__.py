@@ -1,0 +1,31 @@
+"""Entry of every worker process. A task's module, and with it torch, is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(arguments: list[str]) -> int:
+    task, *rest = arguments or [""]
+    if task == "train":
+        # A stop that arrives while torch is still being imported must count, so signals are taken first.
+        from engine.worker.requests import take_signals
+
+        take_signals()
+        from engine.worker.train import main as train
+
+        return train(rest)
+    if task == "convert":
+        from engine.worker.convert import main as convert
+
+        return convert(rest)
+    if task == "probe":
+        from engine.worker.probe import main as probe
+
+        return probe(rest)
+    print("usage: python -m engine.worker train RUN_DIR | convert GGUF FOLDER | probe", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,145 @@
+"""What the trainer tells (events) and what it is told (control requests), at the hooks transformers offers."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from engine.runs.events import EventWriter
+from engine.runs.store import State
+from engine.worker.failures import NanLoss
+from engine.worker.requests import Requests, StopRequested
+
+NAN_STEPS = 3
+"""Losses that are not a number, in a row, after which a run ends."""
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]
+    """Writes `state`, `step`, `eval`, `checkpoint` and `warning` events."""
+
+    def __init__(self, events: EventWriter) -> None:
+        self.events = events
+        self.nan_steps = 0
+        self._step_began = self._step_ended = 0.0
+        self._seconds = 0.0
+        self._steps = 0
+        self._tokens_before: int | None = None
+
+    def state(self, state: State, **fields: Any) -> None:
+        self.events.write("state", state=state, **fields)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._step_began = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._step_ended = time.perf_counter()
+        self._seconds += self._step_ended - self._step_began
+        self._steps += 1
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        if "loss" not in logs:
+            return  # evaluation and the summary at the end come this way too
+        # Reading the loss waits for the GPU to catch up: only now is the step over.
+        self._seconds += time.perf_counter() - self._step_ended
+        tokens = int(logs["num_tokens"])
+        new_tokens = tokens - (self._tokens_before or 0)
+        self._tokens_before = tokens
+        self.events.write(
+            "step",
+            step=state.global_step,
+            epoch=round(state.epoch or 0.0, 4),
+            loss=logs["loss"],
+            grad_norm=logs.get("grad_norm"),
+            learning_rate=logs["learning_rate"],
+            mean_token_accuracy=logs.get("mean_token_accuracy"),
+            tokens=tokens,
+            tokens_per_s=round(new_tokens / self._seconds, 2) if self._seconds else None,
+            step_time_s=round(self._seconds / self._steps, 4) if self._steps else None,
+            **_cuda_memory(),
+        )
+        self._seconds, self._steps = 0.0, 0
+        self._watch_for_nan(state.global_step, logs["loss"])
+
+    def start_counting_at(self, tokens: int) -> None:
+        """Tokens that earlier trainers of this run have trained on."""
+        self._tokens_before = tokens
+
+    def leave_out(self, seconds: float) -> None:
+        """Time since the last step's end that was no work."""
+        self._seconds -= seconds
+
+    def _watch_for_nan(self, step: int, loss: float) -> None:
+        if math.isfinite(loss):
+            self.nan_steps = 0
+            return
+        self.nan_steps += 1
+        if self.nan_steps == 1:
+            self.events.write(
+                "warning",
+                code="nan-loss",
+                message=f"The loss is not a number at step {step}.",
+                hint=f"After {NAN_STEPS} such steps in a row the run ends. The learning rate is the first suspect.",
+            )
+        if self.nan_steps >= NAN_STEPS:
+            raise NanLoss(f"The loss was not a number for {NAN_STEPS} steps in a row, the last of them step {step}.")
+
+
+class Steering(TrainerCallback):  # type: ignore[misc]
+    """Acts on control requests at the end of each step, and in the midst of evaluations."""
+
+    def __init__(self, requests: Requests, reporter: Reporter) -> None:
+        self.requests = requests
+        self.reporter = reporter
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        taken = self.requests.poll()
+        if "save" in taken:
+            control.should_save = True
+        if "pause" in taken and not self.requests.stopping:
+            paused_at = time.perf_counter()
+            self.reporter.state("paused")
+            self.requests.wait_while_paused()
+            self.reporter.state("training")
+            self.reporter.leave_out(time.perf_counter() - paused_at)
+        if self.requests.stopping:
+            control.should_save = True
+            control.should_evaluate = False
+            control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.requests.stopping and state.global_step < state.max_steps:
+            # transformers comes here when an epoch is cut short, too: its end-of-epoch work is not due.
+            control.should_save = False
+            control.should_evaluate = False
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.requests.poll()
+        if self.requests.stopping:
+            raise StopRequested
+
+
+def _cuda_memory() -> dict[str, int | None]:
+    if not torch.cuda.is_available():
+        return dict.fromkeys(("allocated_bytes", "reserved_bytes", "peak_reserved_bytes"))
+    return {
+        "allocated_bytes": torch.cuda.memory_allocated(),
+        "reserved_bytes": torch.cuda.memory_reserved(),
+        "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
+    }

@@ -1,0 +1,114 @@
+"""The base model as a spec wants it: quantized by bitsandbytes, weights from safetensors only."""
+
+from __future__ import annotations
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from engine.spec import LoraSection, RunSpec
+from engine.worker.failures import BadSpec
+
+
+def load_tokenizer(spec: RunSpec) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer, with a padding token."""
+    model = spec.model
+    tokenizer = AutoTokenizer.from_pretrained(
+        model.name_or_path, revision=model.revision or "main", trust_remote_code=model.trust_remote_code
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(spec: RunSpec) -> PreTrainedModel:
+    """The frozen base model on the spec's device. Raises BadSpec if it has no safetensors weights."""
+    model = spec.model
+    try:
+        base = AutoModelForCausalLM.from_pretrained(
+            model.name_or_path,
+            revision=model.revision or "main",
+            dtype=getattr(torch, model.dtype),
+            quantization_config=quantization_config(spec),
+            device_map={"": torch_device(spec)},
+            attn_implementation=model.attn_implementation,
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,  # the other format is pickle, which runs code when it is read
+        )
+    except OSError as error:
+        if "safetensors" in str(error):
+            raise BadSpec(
+                f"{model.name_or_path} has no safetensors weights, and pickle files are not read",
+                "Load it where you trust it, and write it again with `save_pretrained`.",
+            ) from error
+        raise
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise BadSpec(
+                f"{model.name_or_path} needs Python code that comes with it, which is not run.",
+                "Read that code; if you trust it, write model.trust_remote_code: true.",
+            ) from error
+        if "does not recognize this architecture" in str(error):
+            raise BadSpec(str(error).splitlines()[0], "A newer transformers may know it; `loradeck doctor`.") from error
+        raise
+    if spec.hardware.device == "cpu":
+        keep_trainable_on_cpu(base)
+    return base
+
+
+def torch_device(spec: RunSpec) -> str:
+    """`cpu`, or `cuda:0`: the launcher shows one GPU to a process. Raises BadSpec where torch cannot use it."""
+    if spec.hardware.device == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        raise BadSpec(
+            f"This machine has {spec.hardware.device}, but torch {torch.__version__} ({built}) cannot use it.",
+            "Install a CUDA build of torch that fits the driver (`loradeck doctor` says which), or write device: cpu.",
+        )
+    return "cuda:0"
+
+
+def quantization_config(spec: RunSpec) -> BitsAndBytesConfig | None:
+    """bitsandbytes' settings, or None for weights in 16 or 32 bits."""
+    settings = spec.quantization
+    if settings.load_in == "4bit":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
+            bnb_4bit_use_double_quant=settings.bnb_4bit_use_double_quant,
+            bnb_4bit_compute_dtype=getattr(torch, settings.bnb_4bit_compute_dtype),
+            bnb_4bit_quant_storage=getattr(torch, settings.bnb_4bit_quant_storage),
+            llm_int8_skip_modules=settings.llm_int8_skip_modules,
+        )
+    if settings.load_in == "8bit":
+        return BitsAndBytesConfig(
+            load_in_8bit=True,
+            llm_int8_threshold=settings.llm_int8_threshold,
+            llm_int8_skip_modules=settings.llm_int8_skip_modules,
+        )
+    return None
+
+
+def lora_config(lora: LoraSection) -> LoraConfig:
+    """PEFT's form of the adapters."""
+    return LoraConfig(task_type="CAUSAL_LM", **lora.model_dump())
+
+
+def keep_trainable_on_cpu(model: torch.nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights at the first evaluation.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a `Linear4bit` for inference in its first forward outside
+    training (nn/modules.py, `Linear4bit.forward`), and training after it runs through `gemv_4bit`, which has no
+    gradient: no error, early layers just learn a fraction of what they should.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,272 @@
+"""One training run, from its folder to its adapter: `python -m engine.worker train RUN_DIR`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+from transformers import PrinterCallback
+from trl import SFTConfig
+
+from engine.checks import read_spec
+from engine.rows import Rows, load_rows
+from engine.runs.events import EventWriter
+from engine.runs.store import Run, checkpoint_step, staged_folder
+from engine.spec import RunSpec
+from engine.worker.callbacks import Reporter, Steering
+from engine.worker.data import check_chat_template, to_dataset, turns_left_out
+from engine.worker.failures import EXIT_CODES, BadSpec, explain
+from engine.worker.model import load_model, load_tokenizer, lora_config
+from engine.worker.requests import Requests, StopRequested
+from engine.worker.samples import answer_both
+from engine.worker.trainer import DeckTrainer, save_adapter
+
+STOPPED = 130
+
+
+def main(arguments: list[str]) -> int:
+    """Train the run in the folder `arguments[0]`; returns the exit code that the supervisor reads."""
+    run = Run(Path(arguments[0]))
+    events = EventWriter(run.events_path)
+    training = Training(run, events)
+    try:
+        finished = training.fit()
+    except StopRequested:
+        finished = False
+    except Exception as error:
+        traceback.print_exc()
+        failure = explain(error)
+        try:
+            if failure.cause == "oom":
+                events.write("oom", **training.where_memory_ended())
+            events.write("error", code=failure.cause, message=failure.message, hint=failure.hint)
+            events.write(
+                "state",
+                state="failed",
+                cause=failure.cause,
+                message=" ".join(filter(None, (failure.message, failure.hint))),
+            )
+        except OSError:
+            pass  # nothing can be written: the exit code still tells
+        return EXIT_CODES[failure.cause]
+    events.write("state", state="finished" if finished else "stopped")
+    return 0 if finished else STOPPED
+
+
+class Training:
+    """A run in progress."""
+
+    def __init__(self, run: Run, events: EventWriter) -> None:
+        self.run = run
+        self.events = events
+        self.reporter = Reporter(events)
+        self.requests = Requests(run, events)
+        self.trainer: DeckTrainer | None = None
+
+    def fit(self) -> bool:
+        """Train from the newest checkpoint, or from the start. Returns whether the run is complete.
+
+        Raises StopRequested where no step was under way, BadSpec, NanLoss, and whatever the libraries raise.
+        """
+        spec = read_spec(self.run.spec_path)
+        remove_unfinished_saves(self.run)
+        checkpoint = self.run.newest_checkpoint()
+        resumed = {} if checkpoint is None else {"resumed_from_step": checkpoint_step(checkpoint)}
+        self.reporter.state("loading", **resumed)
+
+        rows = load_rows(spec.data, spec.training.seed)
+        trainer = self.trainer = self.set_up(spec, rows)
+        self.requests.stop_if_asked()
+        self.announce(spec)
+        self.reporter.state("training")
+
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except StopRequested:  # in the midst of an evaluation: the step before it is whole
+            trainer._save_checkpoint(trainer.model)
+            raise
+        if self.requests.stopping and trainer.state.global_step < trainer.state.max_steps:
+            return False
+
+        self.finish(spec, rows)
+        return True
+
+    def set_up(self, spec: RunSpec, rows: Rows) -> DeckTrainer:
+        """Load tokenizer and model, put the adapters on, and make the trainer."""
+        tokenizer = load_tokenizer(spec)
+        check_chat_template(rows, tokenizer)
+        model = load_model(spec)
+        self.requests.stop_if_asked()
+        try:
+            trainer = DeckTrainer(
+                reporter=self.reporter,
+                model=model,
+                args=sft_config(spec, self.run.checkpoints_folder),
+                train_dataset=to_dataset(rows.train, spec.data),
+                eval_dataset=to_dataset(rows.held_out, spec.data) if rows.held_out else None,
+                processing_class=tokenizer,
+                peft_config=lora_config(spec.lora),
+                callbacks=[self.reporter, Steering(self.requests, self.reporter)],
+            )
+        except ValueError as error:
+            if str(error).startswith("Target modules"):
+                raise BadSpec(str(error), f"This model's linear modules: {linear_names(model)}.") from error
+            if "lm_head" in str(error):
+                raise BadSpec(str(error), "Take lm_head out of lora.target_modules.") from error
+            raise
+        trainer.remove_callback(PrinterCallback)  # the events hold it, and the log is for what libraries say
+        check_targets(spec, trainer)
+        self.tell_about_data(spec, rows, trainer)
+        return trainer
+
+    def tell_about_data(self, spec: RunSpec, rows: Rows, trainer: DeckTrainer) -> None:
+        """Warn of rows that are cut, dropped or learnt in part. Raises BadSpec if nothing is left to learn."""
+        dataset, longest = trainer.train_dataset, spec.data.max_length
+        if len(dataset) == 0:
+            raise BadSpec(
+                f"Within max_length {longest} no row has anything left to learn.",
+                "Raise data.max_length: the prompts alone fill it.",
+            )
+        if left_out := turns_left_out(rows, spec.data):
+            self.warn(
+                "turns-left-out",
+                f"{left_out:,} assistant turns before the last one are context only and not learnt.",
+                "Set data.assistant_only_loss: true to learn every assistant turn.",
+            )
+        if spec.data.packing or longest is None:
+            return
+        if dropped := len(rows.train) - len(dataset):
+            self.warn(
+                "rows-dropped",
+                f"{dropped:,} of {len(rows.train):,} rows are left out: "
+                f"within max_length {longest} nothing of their answer is left.",
+                "Raise data.max_length.",
+            )
+        if cut := sum(len(ids) >= longest for ids in dataset["input_ids"]):
+            self.warn(
+                "rows-cut",
+                f"{cut:,} of {len(dataset):,} rows reach max_length {longest}; what is longer is cut off at the end.",
+                "Raise data.max_length, at the price of memory, or shorten the rows.",
+            )
+
+    def announce(self, spec: RunSpec) -> None:
+        """Write the `plan` event."""
+        trainer = self.trainer
+        assert trainer is not None
+        batches = len(trainer.get_train_dataloader())
+        steps_per_epoch = -(-batches // spec.training.gradient_accumulation_steps)
+        capped = spec.training.max_steps > 0
+        total_steps = (
+            spec.training.max_steps if capped else -int(-spec.training.num_train_epochs * steps_per_epoch // 1)
+        )
+        trainable, total = trainer.model.get_nb_trainable_parameters()
+        precision = "bf16" if spec.training.bf16 else "fp16" if spec.training.fp16 else "fp32"
+        self.events.write(
+            "plan",
+            total_steps=total_steps,
+            epochs=total_steps / steps_per_epoch if capped else spec.training.num_train_epochs,
+            effective_batch_size=spec.effective_batch_size,
+            trainable_parameters=trainable,
+            total_parameters=total,
+            predicted_peak_bytes=None,
+            train_rows=len(trainer.train_dataset),
+            device=spec.hardware.device,
+            notes=[f"optim: {spec.training.optim}", f"precision: {precision}"],
+        )
+
+    def finish(self, spec: RunSpec, rows: Rows) -> None:
+        """What follows the last step: the held-out loss, the adapter, and answers to compare."""
+        trainer = self.trainer
+        assert trainer is not None
+        if rows.held_out and spec.training.eval_strategy == "no":
+            trainer.evaluate()
+        trainer.phase = "save"
+        self.reporter.state("saving")
+        shutil.rmtree(self.run.adapter_folder, ignore_errors=True)
+        with staged_folder(self.run.adapter_folder) as folder:
+            save_adapter(trainer.model, folder)
+            trainer.processing_class.save_pretrained(folder)
+        if spec.data.samples:
+            trainer.phase = "eval"
+            self.reporter.state("evaluating")
+            asked = rows.held_out[: spec.data.samples]
+            for sample in answer_both(trainer.model, trainer.processing_class, asked, spec.data.samples_max_new_tokens):
+                self.events.write("sample", step=trainer.state.global_step, **vars(sample))
+
+    def where_memory_ended(self) -> dict[str, object]:
+        """Fields of an `oom` event: what was being done, and what was held."""
+        trainer = self.trainer
+        fields: dict[str, object] = {
+            "phase": trainer.phase if trainer is not None else "load",
+            "step": trainer.state.global_step if trainer is not None else 0,
+            "batch_shape": trainer.batch_shape if trainer is not None else None,
+        }
+        if torch.cuda.is_available():
+            fields["allocated_bytes"] = torch.cuda.memory_allocated()
+            fields["reserved_bytes"] = torch.cuda.memory_reserved()
+            fields["capacity_bytes"] = torch.cuda.mem_get_info()[1]
+        return fields
+
+    def warn(self, code: str, message: str, hint: str) -> None:
+        self.events.write("warning", code=code, message=message, hint=hint)
+
+
+def sft_config(spec: RunSpec, output_folder: Path) -> SFTConfig:
+    """TRL's form of the settings. Names are the same, so what is listed here is only what differs."""
+    settings = spec.training.model_dump()
+    settings["lr_scheduler_kwargs"] = settings["lr_scheduler_kwargs"] or None
+    if settings["save_steps"] is None:
+        del settings["save_steps"]
+    on_cpu = spec.hardware.device == "cpu"
+    return SFTConfig(
+        **settings,
+        output_dir=str(output_folder),
+        max_length=spec.data.max_length,
+        packing=spec.data.packing,
+        packing_strategy=spec.data.packing_strategy,
+        completion_only_loss=spec.data.completion_only_loss,
+        assistant_only_loss=spec.data.assistant_only_loss,
+        trust_remote_code=spec.model.trust_remote_code,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        logging_nan_inf_filter=False,  # it would show the average of earlier losses instead of a NaN
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def check_targets(spec: RunSpec, trainer: DeckTrainer) -> None:
+    """Raises BadSpec if a name in target_modules adapts nothing: PEFT is silent as long as another one does."""
+    names = spec.lora.target_modules
+    if not isinstance(names, list):
+        return
+    adapted = trainer.model.base_model.targeted_module_names
+    missing = [name for name in names if not any(full == name or full.endswith(f".{name}") for full in adapted)]
+    if missing:
+        raise BadSpec(
+            f"lora.target_modules names {', '.join(missing)}, which this model does not have.",
+            f"Its linear modules: {linear_names(trainer.model.get_base_model())}.",
+        )
+
+
+def linear_names(model: torch.nn.Module) -> str:
+    """The last parts of the names of the modules that LoRA usually adapts."""
+    names = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+    }
+    return ", ".join(sorted(names - {"base_layer", "default"}))
+
+
+def remove_unfinished_saves(run: Run) -> None:
+    """Delete what a killed trainer left half-written under temporary names."""
+    for leftover in [*run.checkpoints_folder.glob(".checkpoint-*"), *run.folder.glob(".adapter.*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

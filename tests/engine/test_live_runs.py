@@ -1,0 +1,439 @@
+"""Runs as they live and die: real supervisors, real trainers on a tiny model, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine.runs import control
+from engine.runs.events import read_events
+from engine.runs.launch import NotResumable, launch, resume
+from engine.runs.store import ENDED, Run, RunBusy, find_run, list_runs
+from engine.spec import RunSpec
+from tests.conftest import losses, wait_for_end, wait_for_step, wait_until
+
+MakeSpec = Callable[..., RunSpec]
+
+ENDLESS = {"max_steps": 100_000, "save_strategy": "no"}
+"""A run that only a stop or a failure ends."""
+
+
+@pytest.fixture(autouse=True)
+def _no_run_outlives_its_test() -> object:
+    yield
+    for run in list_runs():
+        status = run.read_status()
+        for pid in (status.supervisor_pid, status.trainer_pid):
+            if pid is not None and run.is_alive():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+
+def trainer_pid(run: Run) -> int:
+    pid = run.read_status().trainer_pid
+    assert pid is not None
+    return pid
+
+
+def types(run: Run) -> list[str]:
+    return [event["type"] for event in read_events(run.events_path)]
+
+
+def test_a_run_from_start_to_adapter(tiny_spec: MakeSpec) -> None:
+    spec = tiny_spec(
+        data={"eval_fraction": 0.2, "samples": 2, "samples_max_new_tokens": 4},
+        training={"max_steps": 4, "eval_on_start": True, "learning_rate": 1e-2},
+    )
+    run = launch(spec)
+    status = wait_for_end(run)
+    assert (status.state, status.step, status.exit_code) == ("finished", 4, 0)
+    events = read_events(run.events_path)
+    plan = next(event for event in events if event["type"] == "plan")
+    assert plan["total_steps"] == 4
+    assert plan["effective_batch_size"] == 4
+    # r 16 on q, k, v and o of two layers: 16 x (in + out) each
+    assert plan["trainable_parameters"] == 2 * 16 * ((64 + 64) + 2 * (64 + 32) + (64 + 64))
+    steps = [event for event in events if event["type"] == "step"]
+    assert [event["step"] for event in steps] == [1, 2, 3, 4]
+    assert all(event["loss"] > 0 and event["tokens_per_s"] > 0 and event["grad_norm"] > 0 for event in steps)
+    assert steps[-1]["tokens"] > steps[0]["tokens"]
+    evals = [event for event in events if event["type"] == "eval"]
+    assert [event["step"] for event in evals] == [0, 4]
+    assert evals[1]["eval_loss"] < evals[0]["eval_loss"]
+    samples = [(event["model"], event["prompt_index"]) for event in events if event["type"] == "sample"]
+    assert samples == [("base", 0), ("base", 1), ("adapter", 0), ("adapter", 1)]
+    hardware = read_events(run.hardware_path)
+    assert hardware[-1]["host"]["trainer_rss_bytes"] > 50 * 2**20
+    assert {path.suffix for path in run.folder.rglob("*") if path.is_file()}.isdisjoint({".pt", ".pth", ".bin", ".pkl"})
+    check = (
+        "import sys; from transformers import AutoModelForCausalLM; from peft import PeftModel\n"
+        "base = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "print(type(PeftModel.from_pretrained(base, sys.argv[2])).__name__)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", check, spec.model.name_or_path, str(run.adapter_folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert loaded.stdout.strip() == "PeftModelForCausalLM"
+
+
+def test_losses_after_stop_and_resume_equal_those_of_an_uninterrupted_run_bit_for_bit(tiny_spec: MakeSpec) -> None:
+    # Dropout, several epochs, accumulation and evaluations between: whatever draws random numbers takes part.
+    spec = tiny_spec(
+        data={"eval_fraction": 0.2},
+        training={
+            "max_steps": 30,
+            "gradient_accumulation_steps": 2,
+            "eval_strategy": "steps",
+            "eval_steps": 4,
+            "learning_rate": 1e-2,
+        },
+    )
+    whole = launch(spec)
+    wait_for_end(whole)
+    parts = launch(spec)
+    for step in (5, 11):
+        wait_for_step(parts, step)
+        control.send(parts.control_folder, "stop")
+        assert wait_for_end(parts).state == "stopped"
+        assert resume(parts) is not None
+    assert wait_for_end(parts).state == "finished"
+    assert types(parts).count("plan") == 3, "it was not interrupted twice"
+    assert losses(parts) == losses(whole)
+    assert len(losses(whole)) == 30
+
+    def last_tokens(run: Run) -> int:
+        return max(event["tokens"] for event in read_events(run.events_path) if event["type"] == "step")
+
+    assert last_tokens(parts) == last_tokens(whole)
+
+
+def test_pause_holds_a_run_and_resume_lets_it_go_on(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(training=ENDLESS))
+    wait_for_step(run, 2)
+    control.send(run.control_folder, "pause")
+    wait_until(lambda: run.read_status().state == "paused", "the run pauses")
+    held_at = max(losses(run))
+    samples = len(read_events(run.hardware_path))
+    wait_until(lambda: len(read_events(run.hardware_path)) >= samples + 2, "two more seconds of hardware samples")
+    assert max(losses(run)) == held_at
+    control.send(run.control_folder, "resume")
+    wait_for_step(run, held_at + 2)
+    control.send(run.control_folder, "stop")
+    assert wait_for_end(run).state == "stopped"
+    asked = [event["request"] for event in read_events(run.events_path) if event["type"] == "control"]
+    assert asked == ["pause", "resume", "stop"]
+
+
+def test_save_writes_a_checkpoint_and_the_run_goes_on(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(training=ENDLESS))
+    wait_for_step(run, 2)
+    control.send(run.control_folder, "save")
+    checkpoint = wait_until(run.newest_checkpoint, "a checkpoint appears")
+    assert (checkpoint / "adapter_model.safetensors").exists()
+    wait_for_step(run, int(checkpoint.name.split("-")[1]) + 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("whom", ["trainer_pid", "supervisor_pid"])
+def test_signals_mean_stop(tiny_spec: MakeSpec, number: signal.Signals, whom: str) -> None:
+    run = launch(tiny_spec(training=ENDLESS))
+    wait_for_step(run, 2)
+    os.kill(getattr(run.read_status(), whom), number)
+    status = wait_for_end(run)
+    assert (status.state, status.exit_code) == ("stopped", 130)
+    newest = run.newest_checkpoint()
+    assert newest is not None
+    assert newest.name == f"checkpoint-{max(losses(run))}"
+
+
+def test_a_stop_while_the_model_still_loads_is_obeyed(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(training=ENDLESS))
+    wait_until(lambda: run.read_status().trainer_pid, "the trainer starts")
+    control.send(run.control_folder, "stop")
+    assert wait_for_end(run).state == "stopped"
+    assert losses(run) == {}
+
+
+def test_a_killed_trainer_is_failed_as_killed_within_5_seconds(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(training={**ENDLESS, "save_strategy": "steps", "save_steps": 2}))
+    wait_for_step(run, 4)
+    os.kill(trainer_pid(run), signal.SIGKILL)
+    status = wait_for_end(run, timeout_s=5)
+    assert (status.state, status.cause, status.exit_code) == ("failed", "killed", -9)
+    assert "signal 9" in status.message
+    before = checkpoint_steps(run)
+    assert resume(run) == run.newest_checkpoint()
+    wait_for_step(run, before[-1] + 1)
+
+
+def checkpoint_steps(run: Run) -> list[int]:
+    return [int(path.name.split("-")[1]) for path in run.checkpoints()]
+
+
+def test_without_its_supervisor_a_trainer_saves_and_ends_and_the_run_is_lost_and_resumable(
+    tiny_spec: MakeSpec,
+) -> None:
+    run = launch(tiny_spec(training=ENDLESS))
+    wait_for_step(run, 2)
+    trainer = psutil.Process(trainer_pid(run))
+    supervisor_pid = run.read_status().supervisor_pid
+    assert supervisor_pid is not None
+    os.kill(supervisor_pid, signal.SIGKILL)
+    steps_at_kill = max(losses(run))
+    # Until the trainer has saved, it holds the lock: nobody can start a second one on top of it.
+    wait_until(lambda: run.read_status().state == "lost", "the trainer lets the lock go", 30)
+    assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
+    assert max(losses(run)) <= steps_at_kill + 2  # the step under way, and one that was just written
+    assert checkpoint_steps(run) == [max(losses(run))]
+    assert resume(run) == run.newest_checkpoint()
+    wait_for_step(run, steps_at_kill + 3)
+
+
+def test_a_run_whose_trainer_outlives_its_supervisor_cannot_be_started_twice(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(training=ENDLESS))
+    wait_for_step(run, 1)
+    trainer, supervisor_pid = psutil.Process(trainer_pid(run)), run.read_status().supervisor_pid
+    assert supervisor_pid is not None
+    trainer.suspend()  # a long step, say
+    os.kill(supervisor_pid, signal.SIGKILL)
+    with pytest.raises(RunBusy, match="is running already"):
+        resume(run)
+    trainer.resume()
+    wait_until(lambda: run.read_status().state == "lost", "the trainer lets the lock go", 30)
+
+
+def test_two_resumes_at_once_start_one_trainer(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(training=ENDLESS))
+    wait_for_step(run, 1)
+    control.send(run.control_folder, "stop")
+    wait_for_end(run)
+    outcomes: list[object] = []
+
+    def attempt() -> None:
+        try:
+            outcomes.append(resume(run))
+        except RunBusy as error:
+            outcomes.append(str(error))
+
+    both = [threading.Thread(target=attempt) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["PosixPath", "str"]
+    assert any("is running already" in str(outcome) for outcome in outcomes)
+    wait_for_step(run, 3)
+    assert types(run).count("plan") == 2
+
+
+def test_a_finished_run_cannot_be_resumed(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(training={"max_steps": 1}))
+    wait_for_end(run)
+    with pytest.raises(NotResumable, match="finished"):
+        resume(run)
+
+
+def test_a_file_size_limit_while_saving_is_a_full_disk_and_earlier_checkpoints_stay(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(training={**ENDLESS, "save_strategy": "steps", "save_steps": 5}))
+    first = wait_until(run.newest_checkpoint, "the first checkpoint")
+    size = (first / "training_state.safetensors").stat().st_size
+    resource.prlimit(trainer_pid(run), resource.RLIMIT_FSIZE, (size - 1, size - 1))
+    status = wait_for_end(run)
+    assert (status.state, status.cause) == ("failed", "disk-full")
+    assert "Free some space" in status.message
+    assert_checkpoints_are_whole(run)
+
+
+def test_a_full_disk_while_saving_is_told_and_earlier_checkpoints_stay(
+    tiny_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    monkeypatch.setenv("LORADECK_HOME", str(disk))
+    try:
+        run = launch(tiny_spec(training={**ENDLESS, "save_strategy": "steps", "save_steps": 2}))
+        status = wait_for_end(run)
+        assert (status.state, status.cause) == ("failed", "disk-full")
+        assert_checkpoints_are_whole(run)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def assert_checkpoints_are_whole(run: Run) -> None:
+    assert run.checkpoints()
+    expected = {path.name for path in run.checkpoints()[0].iterdir()}
+    for checkpoint in run.checkpoints():
+        assert {path.name for path in checkpoint.iterdir()} == expected
+        assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] in checkpoint_steps(run)
+    assert sorted(path.name for path in run.checkpoints_folder.iterdir()) == sorted(
+        path.name for path in run.checkpoints()
+    ), "something half-written is left"
+
+
+def test_a_loss_that_is_not_a_number_warns_at_once_and_ends_the_run_after_three(tiny_spec: MakeSpec) -> None:
+    run = launch(
+        tiny_spec(
+            training={
+                **ENDLESS,
+                "learning_rate": 1e30,
+                "warmup_steps": 0,
+                "max_grad_norm": 0,
+                "save_strategy": "steps",
+                "save_steps": 1,
+            }
+        )
+    )
+    status = wait_for_end(run)
+    assert (status.state, status.cause) == ("failed", "nan-loss")
+    assert "learning_rate" in status.message
+    events = read_events(run.events_path)
+    nan_steps = [event["step"] for event in events if event["type"] == "step" and event["loss"] is None]
+    assert len(nan_steps) == 3
+    warned_at = next(index for index, event in enumerate(events) if event.get("code") == "nan-loss")
+    first_nan = next(index for index, event in enumerate(events) if event["type"] == "step" and event["loss"] is None)
+    assert warned_at == first_nan + 1
+    assert all(step < nan_steps[0] for step in checkpoint_steps(run)), "a checkpoint of NaN weights was written"
+
+
+def test_out_of_memory_is_told_as_such(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(training=ENDLESS))
+    wait_for_step(run, 1)
+    held = psutil.Process(trainer_pid(run)).memory_info()
+    limit = held.data + 1024  # what the trainer has mapped, and next to nothing more
+    resource.prlimit(trainer_pid(run), resource.RLIMIT_DATA, (limit, limit))
+    control.send(run.control_folder, "save")
+    status = wait_for_end(run)
+    assert status.state == "failed"
+    if status.cause == "oom":  # a failed allocation in C++ or Python; inside a library's own code it may end the process
+        oom = next(event for event in read_events(run.events_path) if event["type"] == "oom")
+        assert oom["phase"] in ("forward", "backward", "optimizer", "save")
+        assert "per_device_train_batch_size" in status.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lora": {"target_modules": ["query_key_value"]}}, ["query_key_value", "q_proj"]),
+        ({"lora": {"target_modules": ["q_proj", "c_attn"]}}, ["c_attn", "gate_proj"]),
+        ({"lora": {"target_modules": ["lm_head"]}}, ["lm_head"]),
+        ({"data": {"max_length": 4}}, ["max_length 4"]),
+    ],
+)
+def test_what_does_not_fit_the_model_ends_as_bad_spec_in_words(
+    tiny_spec: MakeSpec, changes: dict[str, dict[str, object]], words: list[str]
+) -> None:
+    run = launch(tiny_spec(**changes))
+    status = wait_for_end(run)
+    assert (status.state, status.cause, status.exit_code) == ("failed", "bad-spec", 2)
+    assert all(word in status.message for word in words), status.message
+
+
+def test_rows_that_are_cut_and_turns_that_are_not_learnt_are_told(tiny_spec: MakeSpec, tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d" * 100},
+    ]
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    run = launch(tiny_spec(data={"train": str(tmp_path / "talk.jsonl"), "max_length": 100}, training={"max_steps": 1}))
+    assert wait_for_end(run).state == "finished"
+    warned = {event["code"] for event in read_events(run.events_path) if event["type"] == "warning"}
+    assert warned == {"rows-cut", "turns-left-out"}
+
+
+def test_killing_the_command_that_started_a_run_does_not_end_it(tiny_spec: MakeSpec, tmp_path: Path) -> None:
+    command = start_training_command(tiny_spec, tmp_path)
+    run = wait_until(lambda: next(iter(list_runs()), None), "the command starts a run")
+    wait_for_step(run, 1)
+    command.kill()
+    command.wait()
+    assert wait_for_end(run).state == "finished"
+
+
+def test_hanging_up_the_terminal_that_started_a_run_does_not_end_it(tiny_spec: MakeSpec, tmp_path: Path) -> None:
+    controller, terminal = pty.openpty()
+    command = start_training_command(tiny_spec, tmp_path, terminal)
+    os.close(terminal)
+    run = wait_until(lambda: next(iter(list_runs()), None), "the command starts a run")
+    wait_for_step(run, 1)
+    os.close(controller)  # the kernel sends SIGHUP to everything in the terminal's session
+    command.wait(timeout=60)
+    assert wait_for_end(run).state == "finished"
+
+
+def test_killing_the_app_that_watches_a_run_does_not_end_it(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(training={"max_steps": 60}))
+    controller, terminal = pty.openpty()
+    app = subprocess.Popen(
+        [sys.executable, "-m", "tui", "attach", run.id],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )
+    os.close(terminal)
+    drained = threading.Thread(target=drain, args=(controller,), daemon=True)
+    drained.start()
+    wait_for_step(run, 1)
+    assert app.poll() is None, "the app ended by itself"
+    app.kill()
+    app.wait()
+    assert wait_for_end(run).state == "finished"
+
+
+def drain(terminal: int) -> None:
+    while True:
+        try:
+            if not os.read(terminal, 65536):
+                return
+        except OSError:
+            return
+
+
+def start_training_command(
+    tiny_spec: MakeSpec, folder: Path, terminal: int | None = None
+) -> subprocess.Popen[bytes]:
+    from engine.checks import write_spec
+
+    path = folder / "spec.yaml"
+    path.write_text(write_spec(tiny_spec(training={"max_steps": 60})))
+    stream = terminal if terminal is not None else subprocess.DEVNULL
+    return subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, sys, termios\n"
+         "if sys.stdin.isatty(): fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+         "from engine.cli import main; main(['train', sys.argv[1]])", str(path)],
+        stdin=stream,
+        stdout=stream,
+        stderr=stream,
+        start_new_session=True,
+    )
+
+
+def test_heartbeats_go_on_while_a_run_lives(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(training=ENDLESS))
+    wait_for_step(run, 1)
+    first = run.read_status().heartbeat
+    wait_until(lambda: run.read_status().heartbeat > first, "another heartbeat", 10)
+    assert abs(time.time() - run.read_status().heartbeat) < 5
+    assert find_run("last").read_status().state not in ENDED

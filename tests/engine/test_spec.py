@@ -1,0 +1,168 @@
+"""The spec: what it accepts, what it says about what it does not, and that nothing is lost in writing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.checks import InvalidSpec, parse_spec, read_spec, write_spec
+from engine.spec import RunSpec, Section
+from engine.starter import starter_spec
+
+LEAST: dict[str, Any] = {"model": {"name_or_path": "some/model"}, "data": {"train": "rows.jsonl"}}
+
+
+def problems(raw: dict[str, Any]) -> dict[str, str]:
+    with pytest.raises(InvalidSpec) as caught:
+        parse_spec(raw)
+    return {problem.field: str(problem) for problem in caught.value.problems}
+
+
+def test_defaults_are_the_guides() -> None:
+    spec = parse_spec(LEAST)
+    assert spec.quantization.bnb_4bit_quant_type == "nf4"
+    assert spec.quantization.bnb_4bit_use_double_quant
+    assert (spec.lora.r, spec.lora.lora_alpha, spec.lora.lora_dropout) == (16, 32, 0.05)
+    assert spec.lora.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert spec.effective_batch_size == 16
+    assert spec.training.learning_rate == 2e-4
+    assert spec.training.num_train_epochs == 3
+    assert spec.training.save_strategy == "epoch"
+
+
+def test_every_problem_is_told_at_once_with_what_to_write_instead() -> None:
+    raw = yaml.safe_load("""
+        model: {name_or_path: some/model}
+        lora: {rank: 8, r: many, lora_alpa: 16}
+        data: {train: rows.jsonl, max_seq_length: 512}
+        training: {per_device_train_batch_size: 0, gradient_checkpointing: true, max_length: 3}
+        trainning: {}
+        hardware: {device: gpu}
+    """)
+    told = problems(raw)
+    assert "did you mean lora.r?" in told["lora.rank"]
+    assert "did you mean lora.lora_alpha?" in told["lora.lora_alpa"]
+    assert "did you mean data.max_length?" in told["data.max_seq_length"]
+    assert "did you mean training.activation_checkpointing?" in told["training.gradient_checkpointing"]
+    assert "did you mean data.max_length?" in told["training.max_length"]
+    assert "did you mean training?" in told["trainning"]
+    assert "integer" in told["lora.r"]
+    assert "many" in told["lora.r"]
+    assert "greater than or equal to 1" in told["training.per_device_train_batch_size"]
+    assert "cuda:1" in told["hardware.device"]
+    assert len(told) == 9
+
+
+def test_a_number_that_yaml_reads_as_text_is_a_number() -> None:
+    raw = yaml.safe_load("training: {learning_rate: 2e-4}")
+    assert raw["training"]["learning_rate"] == "2e-4"  # YAML 1.1 wants a dot: the trap this test is about
+    assert parse_spec({**LEAST, **raw}).training.learning_rate == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"training": {"bf16": True, "fp16": True}}, "training.fp16"),
+        ({"lora": {"target_modules": []}}, "lora.target_modules"),
+        ({"lora": {"target_modules": "all-linear", "layers_to_transform": [0]}}, "lora.layers_to_transform"),
+        ({"lora": {"init_lora_weights": "pissa"}}, "lora.init_lora_weights"),
+        ({"training": {"eval_strategy": "epoch"}}, "training.eval_strategy"),
+        ({"training": {"save_strategy": "steps"}}, "training.save_steps"),
+        ({"data": {"train": "a.jsonl", "eval": "b.jsonl", "eval_fraction": 0.1}}, "data.eval_fraction"),
+        ({"data": {"train": "a.jsonl", "packing": True, "max_length": None}}, "data.max_length"),
+        ({"data": {"train": "a.jsonl", "samples": 3}}, "data.samples"),
+        ({"hardware": {"device": "cpu"}, "training": {"optim": "paged_adamw_32bit"}}, "training.optim"),
+        ({"hardware": {"device": "cpu"}, "training": {"fp16": True}}, "training.fp16"),
+    ],
+)
+def test_settings_that_cannot_go_together_are_refused(changes: dict[str, Any], field: str) -> None:
+    assert field in problems({**LEAST, **changes})
+
+
+def test_a_spec_of_another_version_says_only_that() -> None:
+    told = problems({"version": 7, "nonsense": 1})
+    assert list(told) == ["version"]
+    assert "version 7" in told["version"]
+    assert "version 1" in told["version"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: {name: [", "line 1"),
+        ("lora:\n  r: 1\n bad indent: 2\n", "line 3"),
+        ("", "holds no settings"),
+        ("- a\n- b\n", "holds no settings"),
+        ("a: \x00", "not YAML"),
+    ],
+)
+def test_what_is_no_yaml_says_where(tmp_path: Any, text: str, expected: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidSpec, match="spec.yaml") as caught:
+        read_spec(path)
+    assert expected in str(caught.value)
+
+
+def test_yaml_that_would_run_code_is_refused(tmp_path: Any) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("model: !!python/object/apply:os.system ['touch /tmp/never']")
+    with pytest.raises(InvalidSpec, match="not YAML"):
+        read_spec(path)
+
+
+sections = st.fixed_dictionaries(
+    {},
+    optional={
+        "learning_rate": st.floats(1e-9, 1, allow_nan=False),
+        "num_train_epochs": st.floats(0.01, 100),
+        "max_steps": st.integers(-1, 10**9),
+        "seed": st.integers(0, 2**32 - 1),
+        "bf16": st.one_of(st.none(), st.booleans()),
+        "optim": st.sampled_from(["auto", "adamw_torch", "lion_8bit"]),
+    },
+)
+loras = st.fixed_dictionaries(
+    {},
+    optional={
+        "r": st.integers(1, 512),
+        "lora_dropout": st.floats(0, 0.99),
+        "target_modules": st.one_of(st.text(min_size=1), st.lists(st.text(min_size=1), min_size=1)),
+        "rank_pattern": st.dictionaries(st.text(min_size=1), st.integers(1, 64), max_size=3),
+        "modules_to_save": st.one_of(st.none(), st.lists(st.text())),
+    },
+)
+
+
+@settings(deadline=None)
+@given(training=sections, lora=loras, name=st.text(min_size=1))
+def test_writing_and_reading_a_spec_loses_nothing(training: Any, lora: Any, name: str) -> None:
+    spec = parse_spec({"model": {"name_or_path": name}, "data": {"train": name}, "training": training, "lora": lora})
+    assert parse_spec(yaml.safe_load(write_spec(spec))) == spec
+
+
+def test_every_setting_says_what_it_does() -> None:
+    silent = [
+        f"{section}.{name}"
+        for section, info in RunSpec.model_fields.items()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
+        for name, field in info.annotation.model_fields.items()
+        if not field.description
+    ]
+    assert silent == []
+
+
+def test_the_starter_spec_is_valid_and_lists_every_setting() -> None:
+    text = starter_spec("some/model", "rows.jsonl")
+    spec = parse_spec(yaml.safe_load(text))
+    assert spec.model.name_or_path == "some/model"
+    everything = yaml.safe_load(text.replace("#| ", ""))
+    assert parse_spec(everything) == spec
+    listed = {f"{section}.{name}" for section, values in everything.items() if section != "version" for name in values}
+    assert listed == {
+        f"{section}.{name}" for section, values in spec.model_dump().items() if section != "version" for name in values
+    }

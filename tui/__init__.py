@@ -1,0 +1,1 @@
+"""The terminal app. It imports only the torch-free part of the engine."""

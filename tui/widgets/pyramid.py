@@ -1,0 +1,162 @@
+"""Points of a growing line, with the lowest and highest value of any stretch of it at hand.
+
+Above the points lie levels that keep the minimum and maximum of every 16, 256, 4096 ... of them. A chart asks for one
+`Column` a dot column, so that it draws a line of a million points as fast as one of a hundred.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from typing import NamedTuple
+
+BRANCHING = 16
+"""How many entries of a level one entry of the next stands for: a stretch then costs at most 30 values a level."""
+
+
+class Column(NamedTuple):
+    """What a line does in one column of a chart."""
+
+    place: int
+    """Which column, counted from the left."""
+    first: float
+    lowest: float
+    highest: float
+    last: float
+    joined: bool
+    """Whether the line comes here from the column before it; False after a gap and at the beginning."""
+
+
+class Pyramid:
+    """Points (x, y) in order of x. A y that is no number is a gap: it breaks the line and takes no room."""
+
+    def __init__(self) -> None:
+        self._x = array("d")
+        self._y = array("d")
+        self._gaps = array("q")
+        """Points (by their place) that the line does not come to from the one before. In order."""
+        self._at_gap = True
+        self._lows: list[array[float]] = []
+        self._highs: list[array[float]] = []
+
+    def __len__(self) -> int:
+        """How many points there are, gaps not counted."""
+        return len(self._x)
+
+    def append(self, x: float, y: float | None) -> None:
+        """Add a point; x never goes down. None, NaN and the infinities are a gap."""
+        if y is None or not math.isfinite(y):
+            self._at_gap = True
+            return
+        if self._at_gap:
+            self._gaps.append(len(self._x))
+            self._at_gap = False
+        self._x.append(x)
+        self._y.append(y)
+
+    def truncate(self, x: float) -> None:
+        """Forget every point beyond x. What comes next joins the line that is left."""
+        kept = bisect_right(self._x, x)
+        del self._x[kept:], self._y[kept:]
+        del self._gaps[bisect_left(self._gaps, kept) :]
+        self._at_gap = kept == 0
+        for level, (lows, highs) in enumerate(zip(self._lows, self._highs, strict=True), start=1):
+            whole = kept // BRANCHING**level
+            del lows[whole:], highs[whole:]
+
+    @property
+    def last(self) -> tuple[float, float] | None:
+        """The newest point."""
+        return (self._x[-1], self._y[-1]) if self._x else None
+
+    def points(self, x_low: float = -math.inf, x_high: float = math.inf) -> Iterator[tuple[float, float]]:
+        """The points from x_low to x_high, both included."""
+        begin, end = bisect_left(self._x, x_low), bisect_right(self._x, x_high)
+        return zip(self._x[begin:end], self._y[begin:end], strict=True)
+
+    def x_range(self) -> tuple[float, float] | None:
+        return (self._x[0], self._x[-1]) if self._x else None
+
+    def y_range(self, x_low: float = -math.inf, x_high: float = math.inf) -> tuple[float, float] | None:
+        """Lowest and highest y of the points from x_low to x_high, or None if there is none."""
+        begin, end = bisect_left(self._x, x_low), bisect_right(self._x, x_high)
+        self.prepare()
+        return self._extremes(begin, end) if begin < end else None
+
+    def columns(self, x_low: float, x_high: float, count: int) -> list[Column]:
+        """The line from x_low to x_high cut into `count` columns of the same width; empty ones are left out."""
+        self.prepare()
+        width = (x_high - x_low) / count
+        columns: list[Column] = []
+        begin = bisect_left(self._x, x_low)
+        last_of_all = bisect_right(self._x, x_high)
+        while begin < last_of_all:
+            # Rounding may put the first point of a column on its border: it always takes that point in.
+            place = min(count - 1, int((self._x[begin] - x_low) / width)) if width else 0
+            end = last_of_all
+            if place < count - 1:
+                end = max(begin + 1, bisect_left(self._x, x_low + (place + 1) * width, begin, last_of_all))
+            lowest, highest = self._extremes(begin, end)
+            joined = bool(columns) and not self._has_gap(begin)
+            columns.append(Column(place, self._y[begin], lowest, highest, self._y[end - 1], joined))
+            begin = end
+        return columns
+
+    def prepare(self) -> None:
+        """Bring the levels up to date. Drawing does it too; after a million points it is better done elsewhere."""
+        below_lows, below_highs = self._y, self._y
+        level = 0
+        while len(below_lows) >= BRANCHING:
+            if level == len(self._lows):
+                self._lows.append(array("d"))
+                self._highs.append(array("d"))
+            lows, highs = self._lows[level], self._highs[level]
+            for begin in range(len(lows) * BRANCHING, len(below_lows) - BRANCHING + 1, BRANCHING):
+                lows.append(min(below_lows[begin : begin + BRANCHING]))
+                highs.append(max(below_highs[begin : begin + BRANCHING]))
+            below_lows, below_highs = lows, highs
+            level += 1
+
+    def _has_gap(self, place: int) -> bool:
+        at = bisect_left(self._gaps, place)
+        return at < len(self._gaps) and self._gaps[at] == place
+
+    def _extremes(self, begin: int, end: int) -> tuple[float, float]:
+        """Minimum and maximum of the points begin ... end - 1: ragged ends on each level, the middle one level up."""
+        lowest, highest = math.inf, -math.inf
+        lows, highs = self._y, self._y
+        for upper_lows, upper_highs in zip(self._lows, self._highs, strict=True):
+            first_block, last_block = -(-begin // BRANCHING), end // BRANCHING
+            if first_block >= last_block:
+                break
+            if begin < (edge := first_block * BRANCHING):
+                lowest, highest = min(lowest, min(lows[begin:edge])), max(highest, max(highs[begin:edge]))
+            if (edge := last_block * BRANCHING) < end:
+                lowest, highest = min(lowest, min(lows[edge:end])), max(highest, max(highs[edge:end]))
+            lows, highs, begin, end = upper_lows, upper_highs, first_block, last_block
+        return min(lowest, min(lows[begin:end])), max(highest, max(highs[begin:end]))
+
+
+class SmoothedPyramid(Pyramid):
+    """The exponential moving average of what is appended, without the pull to zero of its first values.
+
+    After n points the average is divided by 1 - decay^n (Kingma and Ba 2015, section 3). Gaps do not change it.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        """How much of the average each new point leaves: 0 is no smoothing, 0.99 forgets over some 100 points."""
+        self._average = 0.0
+
+    def append(self, x: float, y: float | None) -> None:
+        if y is not None and math.isfinite(y):
+            self._average = self.decay * self._average + (1 - self.decay) * y
+            y = self._average / (1 - self.decay ** (len(self) + 1))
+        super().append(x, y)
+
+    def truncate(self, x: float) -> None:
+        super().truncate(x)
+        self._average = self._y[-1] * (1 - self.decay ** len(self)) if self._y else 0.0
