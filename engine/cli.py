@@ -67,6 +67,7 @@ def demo(
     status = _follow(run, as_json)
     if status.state == "finished" and not as_json:
         report(run, _console())
+        return
     _end(run, status, as_json)
 
 
@@ -288,7 +289,7 @@ def _end(run: Run, status: RunStatus, as_json: bool) -> None:
     elif status.state == "stopped":
         typer.echo(f"Stopped after step {status.step:,}. Go on with: loradeck resume {run.id}")
     elif status.state == "finished":
-        typer.echo(f"Finished: {run.adapter_folder}")
+        typer.echo(f"Finished. Adapter: {run.adapter_folder}")
     else:
         cause = f" ({status.cause})" if status.cause else ""
         typer.echo(f"The run {status.state}{cause}. {_printable(status.message)}".rstrip(), err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.catalog import DEMO_MODEL, ModelUnavailable, Progress, find_model
+from engine.catalog import ModelUnavailable, Progress, find_model
 from engine.checks import InvalidSpec, Problem, impossible_combinations
 from engine.hardware import Gpu, visible_gpus
 from engine.rows import load_rows
@@ -51,7 +51,7 @@ def _with_absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
     data, name = spec.data, spec.model.name_or_path
     spec = _with(spec, "data", train=absolute(data.train), eval=None if data.eval is None else absolute(data.eval))
     beside_spec = folder / Path(name).expanduser()
-    if name == DEMO_MODEL or not beside_spec.is_dir():
+    if name == "demo" or not beside_spec.is_dir():
         return spec
     return _with(spec, "model", name_or_path=str(beside_spec.absolute()))
 

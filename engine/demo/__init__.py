@@ -5,10 +5,12 @@ It teaches one visible thing: to turn a sentence about an appointment into a JSO
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -55,7 +57,7 @@ def report(run: Run, console: Console) -> None:
     if len(evals := [event for event in events if event["type"] == "eval"]) > 1:
         before, after = evals[0]["eval_loss"], evals[-1]["eval_loss"]
         console.print(f"Held-out loss: {before:.3f} with the base model, {after:.3f} with the adapter.", style="bold")
-    if answers := _side_by_side(events):
+    for answers in _side_by_side(events):
         console.print(answers)
     console.print(Text(f"Adapter     {run.adapter_folder}\nRun folder  {run.folder}"), soft_wrap=True)
     console.print(
@@ -68,17 +70,20 @@ def report(run: Run, console: Console) -> None:
     )
 
 
-def _side_by_side(events: list[Event]) -> Table | None:
-    samples = [event for event in events if event["type"] == "sample"]
-    if not samples:
-        return None
-    table = Table(show_lines=True, title="Answers to held-out prompts", title_justify="left", title_style="bold")
-    for heading in ("prompt", "base", "adapter", "expected"):
-        table.add_column(heading, overflow="fold")
-    for index in sorted({sample["prompt_index"] for sample in samples}):
-        answers = {sample["model"]: sample for sample in samples if sample["prompt_index"] == index}
-        if {"base", "adapter"} <= answers.keys():
-            base, adapter = answers["base"], answers["adapter"]
-            cells = (base["prompt"], base["completion"], adapter["completion"], base["expected"])
-            table.add_row(*(Text(printable(cell)) for cell in cells))
-    return table
+def _side_by_side(events: list[Event]) -> Iterator[Group]:
+    """For each prompt: the prompt, the two answers beside each other, and what was hoped for."""
+    answers: dict[int, dict[str, Event]] = {}
+    for event in events:
+        if event["type"] == "sample":
+            answers.setdefault(event["prompt_index"], {})[event["model"]] = event
+    for both in answers.values():
+        if not {"base", "adapter"} <= both.keys():
+            continue
+        table = Table(box=SIMPLE_HEAD, expand=True, pad_edge=False, header_style="dim")
+        for model in ("base", "adapter"):
+            table.add_column(model, overflow="fold", ratio=1)
+        table.add_row(*(Text(printable(both[model]["completion"])) for model in ("base", "adapter")))
+        prompt, expected = printable(both["base"]["prompt"]), printable(both["base"]["expected"])
+        yield Group(
+            Text(""), Text.assemble(("prompt    ", "dim"), prompt), table, Text.assemble(("expected  ", "dim"), expected)
+        )

@@ -314,19 +314,26 @@ def test_a_loss_that_is_not_a_number_warns_at_once_and_ends_the_run_after_three(
     assert all(step < nan_steps[0] for step in checkpoint_steps(run)), "a checkpoint of NaN weights was written"
 
 
-def test_out_of_memory_is_told_as_such(tiny_spec: MakeSpec) -> None:
-    run = launch(tiny_spec(training=ENDLESS))
-    wait_for_step(run, 1)
-    held = psutil.Process(trainer_pid(run)).memory_info()
-    limit = held.data + 1024  # what the trainer has mapped, and next to nothing more
+def test_out_of_memory_is_told_with_the_phase_and_the_batch(tiny_spec: MakeSpec, tmp_path: Path) -> None:
+    rows = tmp_path / "long.jsonl"
+    rows.write_text((json.dumps({"text": "x" * 1000}) + "\n") * 64)
+    # Eager attention over 64 x 1,000 tokens wants 1 GB for each score matrix.
+    run = launch(
+        tiny_spec(
+            model={"attn_implementation": "eager"},
+            data={"train": str(rows), "max_length": 2000},
+            training={"per_device_train_batch_size": 64, "activation_checkpointing": False},
+        )
+    )
+    wait_until(lambda: "state" in types(run), "the trainer has imported its libraries")
+    limit = psutil.Process(trainer_pid(run)).memory_info().data + 700 * 2**20
     resource.prlimit(trainer_pid(run), resource.RLIMIT_DATA, (limit, limit))
-    control.send(run.control_folder, "save")
     status = wait_for_end(run)
-    assert status.state == "failed"
-    if status.cause == "oom":  # a failed allocation in C++ or Python; inside a library's own code it may end the process
-        oom = next(event for event in read_events(run.events_path) if event["type"] == "oom")
-        assert oom["phase"] in ("forward", "backward", "optimizer", "save")
-        assert "per_device_train_batch_size" in status.message
+    assert (status.state, status.cause, status.exit_code) == ("failed", "oom", 3), status
+    assert "per_device_train_batch_size" in status.message
+    oom = next(event for event in read_events(run.events_path) if event["type"] == "oom")
+    assert (oom["phase"], oom["step"]) == ("forward", 0)
+    assert oom["batch_shape"] == [64, 1001]
 
 
 @pytest.mark.parametrize(
@@ -411,18 +418,21 @@ def drain(terminal: int) -> None:
             return
 
 
-def start_training_command(
-    tiny_spec: MakeSpec, folder: Path, terminal: int | None = None
-) -> subprocess.Popen[bytes]:
+def start_training_command(tiny_spec: MakeSpec, folder: Path, terminal: int | None = None) -> subprocess.Popen[bytes]:
     from engine.checks import write_spec
 
     path = folder / "spec.yaml"
     path.write_text(write_spec(tiny_spec(training={"max_steps": 60})))
     stream = terminal if terminal is not None else subprocess.DEVNULL
     return subprocess.Popen(
-        [sys.executable, "-c", "import fcntl, sys, termios\n"
-         "if sys.stdin.isatty(): fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-         "from engine.cli import main; main(['train', sys.argv[1]])", str(path)],
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, sys, termios\n"
+            "if sys.stdin.isatty(): fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+            "from engine.cli import main; main(['train', sys.argv[1]])",
+            str(path),
+        ],
         stdin=stream,
         stdout=stream,
         stderr=stream,

@@ -103,7 +103,7 @@ def test_a_spec_of_another_version_says_only_that() -> None:
 def test_what_is_no_yaml_says_where(tmp_path: Any, text: str, expected: str) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(text)
-    with pytest.raises(InvalidSpec, match="spec.yaml") as caught:
+    with pytest.raises(InvalidSpec, match=r"spec\.yaml") as caught:
         read_spec(path)
     assert expected in str(caught.value)
 

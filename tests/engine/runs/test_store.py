@@ -62,9 +62,7 @@ def test_a_run_is_alive_while_its_lock_is_held_and_lost_when_it_was_let_go_witho
 def test_a_lock_outlives_the_process_that_took_it_while_a_child_holds_it() -> None:
     run = create_run("m")
     with run.lock() as lock:
-        child = subprocess.Popen(
-            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.fileno()]
-        )
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.fileno()])
     assert run.is_alive()
     child.communicate(b"\n")
     assert not run.is_alive()
@@ -121,9 +119,14 @@ def test_a_staged_folder_has_its_name_only_when_it_is_complete(tmp_path: Path) -
 
 def test_a_staged_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     final = tmp_path / "checkpoint-3"
-    with pytest.raises(OSError, match="full"), staged_folder(final) as folder:
-        (folder / "weights").write_bytes(b"w")
-        raise OSError("full")
+
+    def save() -> None:
+        with staged_folder(final) as folder:
+            (folder / "weights").write_bytes(b"w")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        save()
     assert os.listdir(tmp_path) == []
 
 
