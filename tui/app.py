@@ -53,31 +53,22 @@ class LoradeckApp(App[None]):
             self.register_theme(theme)
         self.theme = DEFAULT_THEME
 
-    def get_default_screen(self) -> Screen[None]:
-        return self.monitor(self.run_to_open) if self.run_to_open else self.runs()
+    # Screens are imported when they are first needed: the first paint waits for one only.
 
-    def runs(self) -> Screen[None]:
-        """A list of the runs. Screens are imported when they are first needed: the first paint waits for one only."""
+    def get_default_screen(self) -> Screen[None]:
         from tui.screens.runs import RunsScreen
 
         return RunsScreen(self.glyphs, self.now)
 
-    def monitor(self, run: Run) -> Screen[None]:
-        """A monitor of `run`."""
-        from tui.screens.monitor import MonitorScreen
-
-        return MonitorScreen(run, self.glyphs, self.now)
+    def on_mount(self) -> None:
+        if self.run_to_open is not None:
+            self.open_run(self.run_to_open)
 
     def open_run(self, run: Run) -> None:
-        """Show the monitor of `run`; leaving it leads back here."""
-        self.push_screen(self.monitor(run))
+        """Show the monitor of `run`; leaving it leads back to the list of runs."""
+        from tui.screens.monitor import MonitorScreen
 
-    def action_leave_run(self) -> None:
-        """Go to the list of runs: back, or on to it where the app was opened on a run."""
-        if len(self.screen_stack) > 1:
-            self.pop_screen()
-        else:
-            self.switch_screen(self.runs())
+        self.push_screen(MonitorScreen(run, self.glyphs, self.now))
 
     def on_monitor_screen_ended(self) -> None:
         if self.leave_at_end:

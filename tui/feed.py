@@ -14,6 +14,7 @@ from engine.runs import control
 from engine.runs.control import Request
 from engine.runs.events import READ_CHUNK_BYTES, Event, EventTail
 from engine.runs.store import Run, RunStatus
+from tui.fields import number
 from tui.state import RunState
 
 LOG_HISTORY_BYTES = 128 * 1024
@@ -136,8 +137,7 @@ def _last_drawing(line: str) -> str:
 
 
 def _time(event: Event) -> float:
-    time_s = event.get("time")
-    return float(time_s) if isinstance(time_s, (int, float)) else 0.0
+    return number(event.get("time")) or 0.0
 
 
 def _size_bytes(path: Path) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.runs.events import Event
+from tui.fields import number, objects, whole
 from tui.widgets.pyramid import Pyramid
 
 LONGEST_PAUSE_S = 30.0
@@ -51,18 +51,18 @@ class MemoryHistory:
 
     def apply(self, event: Event) -> None:
         """Take in one `hardware` event. What it does not know leaves a gap."""
-        time = event.get("time")
+        time = number(event.get("time"))
         broken = False
-        if isinstance(time, (int, float)):
+        if time is not None:
             if self._last_time is not None:
                 between = time - self._last_time
                 broken = between > LONGEST_PAUSE_S
                 self.elapsed_s += 1.0 if broken else max(0.0, between)
-            self._last_time = float(time)
+            self._last_time = time
         pids = event.get("trainer_pids")
         if isinstance(pids, list):
             self.trainer_pids.update(pid for pid in pids if isinstance(pid, int))
-        for sample in _objects(event.get("gpus")):
+        for sample in objects(event.get("gpus")):
             self._apply_gpu(sample, broken)
         host = event.get("host")
         if isinstance(host, dict):
@@ -71,7 +71,7 @@ class MemoryHistory:
             self.trainer_resident.append(self.elapsed_s, whole(host.get("trainer_rss_bytes")))
             self.host_used_bytes = whole(host.get("used_bytes"))
             self.host_total_bytes = whole(host.get("total_bytes"))
-            self.cpu_percent = host.get("cpu_percent")
+            self.cpu_percent = number(host.get("cpu_percent"))
 
     def _apply_gpu(self, sample: dict[str, Any], broken: bool) -> None:
         index = whole(sample.get("index"))
@@ -82,15 +82,15 @@ class MemoryHistory:
             gpu = self.gpus[index] = GpuHistory(index, str(sample.get("name") or "GPU"))
         gpu.total_bytes = whole(sample.get("total_bytes")) or gpu.total_bytes
         gpu.utilization = whole(sample.get("utilization"))
-        gpu.temperature_c = sample.get("temperature_c")
-        gpu.power_w = sample.get("power_w")
+        gpu.temperature_c = number(sample.get("temperature_c"))
+        gpu.power_w = number(sample.get("power_w"))
         if broken:
             for line in (gpu.used, gpu.by_run, gpu.by_others):
                 line.append(self.elapsed_s, None)
         used_bytes = whole(sample.get("used_bytes"))
         held = [
             whole(process.get("used_bytes"))
-            for process in _objects(sample.get("processes"))
+            for process in objects(sample.get("processes"))
             if process.get("pid") in self.trainer_pids
         ]
         known = [size_bytes for size_bytes in held if size_bytes is not None]
@@ -119,12 +119,3 @@ class MemoryHistory:
         lines = [gpu.by_run for gpu in self.gpus.values() if gpu.seen_run] or [self.trainer_resident]
         ranges = [extent for line in lines if (extent := line.y_range())]
         return int(max(high for _, high in ranges)) if ranges else None
-
-
-def whole(value: object) -> int | None:
-    """A whole number from a file that may hold anything; None for what is no number."""
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else None
-
-
-def _objects(value: object) -> Iterable[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

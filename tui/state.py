@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass
 from typing import cast
 
 from engine.runs.events import Event
 from engine.runs.store import CAUSES, ENDED, STATES, Cause, RunStatus, State
-from tui.memory import MemoryHistory, whole
+from tui.fields import number, text, whole
+from tui.memory import MemoryHistory
 from tui.widgets.pyramid import Pyramid, SmoothedPyramid
 
 STEP_SERIES = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "tokens_per_s")
-SMOOTHING = 0.95
-"""Decay of the smoothed loss: it looks back over some 20 steps."""
+SMOOTHING = 0.9
+"""Decay of the smoothed loss: it looks back over some 10 steps."""
 STEPS_FOR_ETA = 50
 SILENCE_S = 60.0
 """A training run that reports no step for so long, and for ten times its pace, is said to be silent."""
@@ -265,16 +265,3 @@ class RunState:
                 expected=text(event, "expected"),
             )
         )
-
-
-def number(value: object) -> float | None:
-    """A finite number from a file that may hold anything."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
-
-
-def text(event: Event, name: str) -> str:
-    """A text field of an event; empty where it is missing or something else."""
-    value = event.get(name)
-    return value if isinstance(value, str) else ""

@@ -48,10 +48,11 @@ def rate(value: float) -> str:
 
 
 def figures(value: float) -> str:
-    """A loss or a norm with four significant digits: `1.131`, `0.6204`, `12.31`; `1.2e-5` where small."""
+    """A loss or a norm with four digits: `1.131`, `0.620`, `12.31`; `1.2e-05` where small."""
     if value and abs(value) < 1e-3:
         return f"{value:.1e}"
-    return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.{max(0, 4 - max(1, len(str(int(abs(value))))))}f}"
+    whole_digits = len(str(int(abs(value))))
+    return f"{value:,.{max(0, 4 - whole_digits)}f}"
 
 
 def percent(share: float) -> str:

@@ -11,9 +11,9 @@ from textual.content import Content
 from engine.runs.control import Request
 from engine.runs.events import Event
 from engine.runs.store import Cause, State
+from tui.fields import number, text, whole
 from tui.glyphs import STATE_STYLES, Glyphs
-from tui.memory import whole
-from tui.state import RunState, number, text
+from tui.state import RunState
 from tui.units import amount, duration, figures, percent, rate
 
 GAP = "   "
@@ -160,9 +160,7 @@ def recent_events(state: RunState, glyphs: Glyphs, most: int) -> Content:
         words = _event(event, best.step if best else None, glyphs)
         if words is None:
             continue
-        when = number(event.get("time"))
-        clock = time.strftime("%H:%M:%S", time.localtime(when)) if when is not None else " " * 8
-        lines.append(Content.assemble((f"{clock}  ", "$secondary"), words))
+        lines.append(Content.assemble((f"{_clock(event)}  ", "$secondary"), words))
         if len(lines) == most:
             break
     return Content("\n").join(lines) if lines else Content.styled("no events yet", "$secondary")
@@ -195,9 +193,18 @@ def _event(event: Event, best_step: int | None, glyphs: Glyphs) -> Content | Non
     if kind == "oom":
         return Content.styled(f"{glyphs.bad} out of memory in {glyphs.plain(text(event, 'phase'))}", "$error")
     if kind == "plan":
-        notes = [note for note in event.get("notes") or () if isinstance(note, str)]
+        notes = event.get("notes")
+        notes = [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
         return Content(glyphs.plain("; ".join(notes))) if notes else None
     return _state_words(event, glyphs)
+
+
+def _clock(event: Event) -> str:
+    """When an event was, in local time."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(number(event.get("time")) or 0.0))
+    except (OverflowError, ValueError, OSError):
+        return "??:??:??"
 
 
 def _eval_words(event: Event, step: int | None, best_step: int | None) -> Content:

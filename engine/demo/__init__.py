@@ -85,5 +85,8 @@ def _side_by_side(events: list[Event]) -> Iterator[Group]:
         table.add_row(*(Text(printable(both[model]["completion"])) for model in ("base", "adapter")))
         prompt, expected = printable(both["base"]["prompt"]), printable(both["base"]["expected"])
         yield Group(
-            Text(""), Text.assemble(("prompt    ", "dim"), prompt), table, Text.assemble(("expected  ", "dim"), expected)
+            Text(""),
+            Text.assemble(("prompt    ", "dim"), prompt),
+            table,
+            Text.assemble(("expected  ", "dim"), expected),
         )

@@ -170,6 +170,8 @@ class Run:
             raw = json.loads(self.status_path.read_bytes())
         except (FileNotFoundError, ValueError):
             return RunStatus()
+        if not isinstance(raw, dict) or raw.get("state") not in STATES:
+            return RunStatus()
         known = {field.name for field in fields(RunStatus)}
         return RunStatus(**{key: value for key, value in raw.items() if key in known})
 

@@ -97,9 +97,9 @@ class Supervisor:
                 continue
 
     def _sample(self, trainer_pid: int) -> None:
-        fields = sample(trainer_pid)
-        self._write(self.hardware, "hardware", **fields)
-        held_bytes = _held_on_gpus(fields["gpus"], process_tree(trainer_pid)) or fields["host"]["trainer_rss_bytes"]
+        fields, pids = sample(trainer_pid), process_tree(trainer_pid)
+        self._write(self.hardware, "hardware", **fields, trainer_pids=sorted(pids))
+        held_bytes = _held_on_gpus(fields["gpus"], pids) or fields["host"]["trainer_rss_bytes"]
         if held_bytes is not None and held_bytes > (self.status.peak_bytes or 0):
             self.status = replace(self.status, peak_bytes=held_bytes)
 

@@ -14,6 +14,7 @@ from textual.containers import Container, Horizontal
 from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widgets import Footer, Log
 
 from engine.runs import control
@@ -46,7 +47,7 @@ class MonitorScreen(Screen[None]):
         Binding("c", "chart", "chart", id="monitor.chart", tooltip="The next chart: memory, learning rate, ..."),
         Binding("y", "log_scale", "log y", show=False, id="monitor.log_scale", tooltip="Loss on a logarithmic axis."),
         Binding("o", "log", "log", id="monitor.log", tooltip="The trainer's output on the whole screen, and back."),
-        Binding("escape", "app.leave_run", "back", key_display="esc", id="monitor.back", tooltip="The list of runs."),
+        Binding("escape", "app.pop_screen", "back", key_display="esc", id="monitor.back", tooltip="The list of runs."),
     ]
 
     class Ended(Message):
@@ -77,6 +78,7 @@ class MonitorScreen(Screen[None]):
         self._log = Log(max_lines=LOG_LINES, id="log")
         self._log.can_focus = False
         self._flash = Words(id="flash")
+        self._flash_timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="title"):
@@ -214,7 +216,9 @@ class MonitorScreen(Screen[None]):
         """Say something for a few seconds."""
         self._flash.say(Content(self.glyphs.plain(words)))
         self._flash.display = True
-        self.set_timer(FLASH_S, self._end_flash)
+        if self._flash_timer is not None:
+            self._flash_timer.stop()
+        self._flash_timer = self.set_timer(FLASH_S, self._end_flash)
 
     def _end_flash(self) -> None:
         self._flash.display = False

@@ -26,7 +26,7 @@ PERIOD_S = 1.0
 EMPTY = """\
 There are no runs yet.
 
-  loradeck demo            fine-tunes a small real model in a few minutes, here
+  loradeck demo            fine-tunes a small real model here, in minutes
   loradeck new             writes a run.yaml to fill in
   loradeck train run.yaml  starts it
 """

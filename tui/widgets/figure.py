@@ -13,6 +13,8 @@ from tui.widgets.ticks import Axis
 Row = list[tuple[str, str]]
 """One row of a drawing: texts and the names of their styles."""
 
+LEAST_LOG = 1e-100
+"""Smallest value on a log axis: what is below is taken for 0, which has no place there."""
 LEAST_WIDTH, LEAST_HEIGHT = 16, 5
 """A smaller chart could hold no more than its axes: nothing is drawn."""
 
@@ -103,7 +105,7 @@ class _Scale:
 
     def dot_row(self, value: float) -> int:
         if self.log:
-            if value <= 0:
+            if value <= self.low:
                 return self.last_row
             share = math.log(self.high / value) / math.log(self.high / self.low)
         else:
@@ -123,10 +125,10 @@ def _ranges(figure: Figure) -> tuple[tuple[float, float], tuple[float, float]] |
     values = [value for line in figure.lines for value in line.points.y_range() or ()]
     values += [level.value for level in figure.levels if level.in_range]
     if figure.y.log:
-        if any(value <= 0 for value in values):
-            # The smallest value above 0 that a chart would show: the lowest of each of a few hundred columns.
+        if any(value < LEAST_LOG for value in values):
+            # The smallest value that a chart would show: the lowest of each of a few hundred columns.
             values += [c.lowest for line in figure.lines for c in line.points.columns(x_low, x_high, 400)]
-        values = [value for value in values if value > 0]
+        values = [value for value in values if value >= LEAST_LOG]
         if not values:
             return None
         low, high = min(values), max(values)
@@ -169,16 +171,16 @@ def _draw_markers(canvas: Canvas, line: Line, x_low: float, x_high: float, scale
 
 def _draw_levels(canvas: Canvas, levels: Sequence[Level], scale: _Scale) -> Iterator[tuple[int, int, str, str]]:
     """Draw the dashes now; the labels (column, row, text, style) are for later, above the lines."""
-    room = dict.fromkeys(range(canvas.height), canvas.width)
+    free_from = dict.fromkeys(range(canvas.height), 2)  # on the left: the newest values are on the right
     for level in levels:
         if not scale.low <= level.value <= scale.high:
             continue
         row = scale.dot_row(level.value) // canvas.dots_down
-        if room[row] == canvas.width:
+        if free_from[row] == 2:
             canvas.write(0, row, ("-" if canvas.ascii else "┈") * canvas.width, level.style)
         label = f" {level.label} "
-        room[row] -= len(label)
-        yield room[row], row, label, level.style
+        yield free_from[row], row, label, level.style
+        free_from[row] += len(label)
 
 
 def _x_axis(

@@ -94,8 +94,9 @@ def test_a_status_file_that_is_damaged_or_from_another_version_still_reads() -> 
     run = create_run("m")
     run.status_path.write_text('{"state": "finished", "of_the_future": 1}')
     assert run.read_status().state == "finished"
-    run.status_path.write_text('{"state": "fini')
-    assert run.read_status().state == "lost"
+    for damaged in ('{"state": "fini', "[1]", '{"state": "of-the-future"}', ""):
+        run.status_path.write_text(damaged)
+        assert run.read_status().state == "lost"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

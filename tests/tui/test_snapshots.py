@@ -1,0 +1,65 @@
+"""What the screens look like. Run with `--snapshot-update` after a change that is meant to be seen, and look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from tests.tui.conftest import NOW, RunFolder, until
+from tui.app import LoradeckApp
+from tui.screens.monitor import MonitorScreen
+from tui.widgets.run_table import RunTable
+
+SIZES = pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
+
+
+async def run_is_read(pilot: Pilot[None]) -> None:
+    screen = pilot.app.screen
+    assert isinstance(screen, MonitorScreen)
+    await until(pilot, lambda: screen.status.model, "the run is read")
+
+
+async def runs_are_read(pilot: Pilot[None]) -> None:
+    await until(pilot, lambda: pilot.app.screen.query_one(RunTable).rows, "the runs are read")
+
+
+@SIZES
+def test_monitor(snap_compare: Any, trained_run: RunFolder, size: tuple[int, int]) -> None:
+    app = LoradeckApp(trained_run.run, now=lambda: NOW - 440)
+    assert snap_compare(app, terminal_size=size, run_before=run_is_read)
+
+
+@SIZES
+def test_failed_monitor(snap_compare: Any, new_run: Callable[..., RunFolder], size: tuple[int, int]) -> None:
+    folder = new_run()
+    message = "Out of memory in the backward pass at step 37, on a batch of 4 rows x 1,024 tokens."
+    folder.status(state="failed", cause="oom", message=message, step=37, total_steps=300)
+    folder.plan()
+    folder.steps(1, 37)
+    for second in range(60):
+        folder.sample(second, trainer_rss_bytes=(1 + second // 20) * 2**30)
+    app = LoradeckApp(folder.run, now=lambda: NOW)
+    assert snap_compare(app, terminal_size=size, run_before=run_is_read)
+
+
+@SIZES
+def test_runs(snap_compare: Any, new_run: Callable[..., RunFolder], size: tuple[int, int]) -> None:
+    new_run("20261124-051900-smollm2-135m-instruct-a1b2", live=True).status(step=412, total_steps=1402, loss=1.131)
+    new_run("20261124-041900-smollm2-135m-instruct-c3d4").status(
+        state="finished", step=1402, total_steps=1402, loss=0.94, started=NOW - 5000
+    )
+    new_run("20261123-101900-qwen3-0.6b-e5f6").status(
+        state="failed", cause="oom", message="Out of memory.", model="Qwen3-0.6B", started=NOW - 70000
+    )
+    new_run("20261122-101900-qwen3-0.6b-0718").status(step=30, total_steps=900, loss=2.2, started=NOW - 160000)
+    assert snap_compare(LoradeckApp(now=lambda: NOW), terminal_size=size, run_before=runs_are_read)
+
+
+def test_no_runs(snap_compare: Any) -> None:
+    async def explained(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: pilot.app.screen.query_one("#empty").display, "the empty list is explained")
+
+    assert snap_compare(LoradeckApp(now=lambda: NOW), terminal_size=(80, 24), run_before=explained)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.runs.store import RunStatus
+from tui import figures, wording
+from tui.glyphs import UNICODE
+from tui.state import RunState
+from tui.widgets.figure import draw
+
+
+def event(type: str, **fields: Any) -> dict[str, Any]:
+    return {"type": type, "time": 1000.0, **fields}
+
+
+def step(number: int, **fields: Any) -> dict[str, Any]:
+    return event("step", **{"step": number, "loss": 3 / number, "step_time_s": 2.0, **fields})
+
+
+def applied(*events: dict[str, Any]) -> RunState:
+    state = RunState()
+    for each in events:
+        state.apply(each)
+    return state
+
+
+def test_steps_fill_the_series_and_the_latest_numbers() -> None:
+    state = applied(
+        event("plan", total_steps=10, predicted_peak_bytes=5, notes=["optim: adamw_torch"], device="cpu"),
+        step(1, learning_rate=2e-4, grad_norm=0.5, epoch=0.1),
+        step(2, learning_rate=1e-4, grad_norm=0.7, epoch=0.2, mean_token_accuracy=0.6),
+    )
+    assert list(state.series["loss"].points()) == [(1, 3.0), (2, 1.5)]
+    assert list(state.series["mean_token_accuracy"].points()) == [(2, 0.6)]
+    assert (state.step, state.total_steps, state.progress, state.epoch) == (2, 10, 0.2, 0.2)
+    assert state.latest("learning_rate") == 1e-4
+    assert state.plan is not None
+    assert state.plan.notes == ("optim: adamw_torch",)
+
+
+def test_a_loss_that_is_no_number_is_a_gap() -> None:
+    state = applied(step(1), step(2, loss=None), step(3))
+    assert [x for x, _ in state.series["loss"].points()] == [1, 3]
+    assert [column.joined for column in state.series["loss"].columns(1, 3, 3)] == [False, False]
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint() -> None:
+    state = applied(
+        *(step(number) for number in range(1, 8)),
+        event("eval", step=6, eval_loss=1.0),
+        event("checkpoint", step=5, path="checkpoint-5"),
+        event("sample", step=6, prompt="q", completion="a", model="base", prompt_index=1, expected="b"),
+        event("state", state="training", resumed_from_step=5),
+        step(6, loss=9.0),
+    )
+    assert list(state.series["loss"].points())[-2:] == [(5, 0.6), (6, 9.0)]
+    assert (state.evaluations, state.samples, state.checkpoints) == ([], [], [5])
+    assert state.resumed_from_step == 5
+
+
+def test_a_step_that_comes_twice_replaces_the_first() -> None:
+    state = applied(step(1), step(2), step(3), step(2, loss=7.0))
+    assert list(state.series["loss"].points()) == [(1, 3.0), (2, 7.0)]
+
+
+def test_the_eta_follows_the_pace_of_recent_steps() -> None:
+    state = applied(event("plan", total_steps=10), event("state", state="training"), step(1), step(4))
+    assert state.eta_s == pytest.approx(12.0)
+
+
+@pytest.mark.parametrize("name", ["paused", "finished", "stopped", "failed"])
+def test_a_run_that_does_not_train_has_no_eta(name: str) -> None:
+    assert applied(event("plan", total_steps=10), step(1), event("state", state=name)).eta_s is None
+
+
+def test_the_supervisors_word_on_the_end_stands_against_a_late_word_of_the_trainer() -> None:
+    state = applied(
+        event("state", state="failed", cause="killed", message="signal 9", exit_code=-9),
+        event("state", state="stopped"),
+    )
+    assert (state.state, state.cause, state.exit_code) == ("failed", "killed", -9)
+
+
+def test_a_resumed_run_is_no_longer_failed() -> None:
+    state = applied(
+        event("state", state="failed", cause="oom", message="m", exit_code=3), event("state", state="starting")
+    )
+    assert (state.state, state.cause, state.message) == ("starting", None, "")
+
+
+def test_the_status_tells_what_no_event_can() -> None:
+    state = applied(event("state", state="training"), step(1))
+    state.observe(RunStatus(state="lost", trainer_pid=7, peak_bytes=5, total_steps=20))
+    assert (state.state, state.ended, state.peak_bytes, state.total_steps) == ("lost", True, 5, 20)
+    assert state.memory.trainer_pids == {7}
+
+
+def test_the_best_evaluation_is_the_one_with_the_least_loss() -> None:
+    state = applied(*(event("eval", step=s, eval_loss=loss) for s, loss in ((0, 2.0), (5, None), (10, 1.0), (20, 1.5))))
+    assert state.best_evaluation is not None
+    assert state.best_evaluation.step == 10
+    assert list(state.series["eval_loss"].points()) == [(0, 2.0), (10, 1.0), (20, 1.5)]
+
+
+def test_problems_keep_their_hints() -> None:
+    state = applied(
+        event("warning", code="nan-loss", message="m", hint="h"), event("error", code="c", message="e", hint="")
+    )
+    assert [(problem.serious, problem.message, problem.hint) for problem in state.problems] == [
+        (False, "m", "h"),
+        (True, "e", ""),
+    ]
+
+
+def test_a_training_run_that_falls_silent_says_for_how_long() -> None:
+    state = applied(event("state", state="training"), step(1))
+    assert state.silence_s(1010.0) is None
+    assert state.silence_s(1300.0) == 300.0
+
+
+json_values = st.one_of(st.none(), st.booleans(), st.integers(-5, 10**6), st.floats(), st.text(max_size=5), st.just([]))
+names = st.sampled_from(
+    ["step", "loss", "eval_loss", "total_steps", "state", "cause", "gpus", "host", "notes", "time", "message", "path"]
+)
+kinds = st.sampled_from(
+    ["step", "eval", "plan", "state", "sample", "checkpoint", "hardware", "oom", "warning", "error", "control", "new"]
+)
+
+
+@given(st.lists(st.builds(lambda kind, fields: {**fields, "type": kind}, kinds, st.dictionaries(names, json_values))))
+def test_no_damaged_event_stops_the_reader(events: list[dict[str, Any]]) -> None:
+    state = applied(*events)
+    steps = [x for x, _ in state.series["loss"].points()]
+    assert steps == sorted(steps)
+    wording.progress(state, UNICODE, now=1000.0)
+    wording.measurements(state, UNICODE, width=100)
+    wording.notice(state, [], "run", UNICODE)
+    wording.recent_events(state, UNICODE, most=100)
+    for view in figures.views(state, UNICODE):
+        draw(view.figure(), 60, 20)
