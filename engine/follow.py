@@ -36,9 +36,9 @@ def follow(run: Run, console: Console) -> RunStatus:
                 status = run.read_status()
                 for event in tail.read():
                     view.show(event)
+                view.at(status)
                 if status.state in ENDED:
                     return status
-                view.at(status)
                 time.sleep(POLL_S)
             except KeyboardInterrupt:
                 if asked_to_stop:

@@ -59,7 +59,7 @@ def report(run: Run, console: Console) -> None:
         console.print(f"Held-out loss: {before:.3f} with the base model, {after:.3f} with the adapter.", style="bold")
     for answers in _side_by_side(events):
         console.print(answers)
-    console.print(Text(f"Adapter     {run.adapter_folder}\nRun folder  {run.folder}"), soft_wrap=True)
+    console.print(Text(f"\nAdapter     {run.adapter_folder}\nRun folder  {run.folder}"), soft_wrap=True)
     console.print(
         Text(
             f"\nNext:  loradeck attach {run.id}    the whole run, with its curves\n"
