@@ -87,6 +87,17 @@ def read_spec(path: Path) -> RunSpec:
 
 def parse_spec(raw: dict[str, Any]) -> RunSpec:
     """The spec that nested dictionaries say. Raises InvalidSpec with every problem."""
+    spec = typed_spec(raw)
+    if problems := list(impossible_combinations(spec)):
+        raise InvalidSpec(problems)
+    return spec
+
+
+def typed_spec(raw: dict[str, Any]) -> RunSpec:
+    """The spec that nested dictionaries say, whose settings may not yet go together: for a form that is being filled.
+
+    Raises InvalidSpec for unknown names and wrong types.
+    """
     if (version := raw.get("version", SPEC_VERSION)) != SPEC_VERSION:
         # Everything else may be spelt differently there: other messages would mislead.
         raise InvalidSpec(
@@ -99,17 +110,19 @@ def parse_spec(raw: dict[str, Any]) -> RunSpec:
             ]
         )
     try:
-        spec = RunSpec.model_validate(raw)
+        return RunSpec.model_validate(raw)
     except ValidationError as error:
         raise InvalidSpec(list(_problems_of(error))) from None
-    if problems := list(impossible_combinations(spec)):
-        raise InvalidSpec(problems)
-    return spec
 
 
 def write_spec(spec: RunSpec) -> str:
     """`spec` as YAML text that `read_spec` turns into an equal one."""
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    raw = spec.model_dump(mode="json")
+    text: str = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=110)
+    if yaml.safe_load(text) != raw:
+        # PyYAML writes some characters bare that it reads back as line breaks (U+0085): escape everything then.
+        text = yaml.safe_dump(raw, sort_keys=False, width=110)
+    return text
 
 
 def impossible_combinations(spec: RunSpec) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.checks import InvalidSpec, parse_spec, read_spec, write_spec
@@ -139,6 +139,7 @@ loras = st.fixed_dictionaries(
 
 
 @settings(deadline=None)
+@example(training={}, lora={}, name="\x85")
 @given(training=sections, lora=loras, name=st.text(min_size=1))
 def test_writing_and_reading_a_spec_loses_nothing(training: Any, lora: Any, name: str) -> None:
     spec = parse_spec({"model": {"name_or_path": name}, "data": {"train": name}, "training": training, "lora": lora})
