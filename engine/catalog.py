@@ -74,19 +74,27 @@ def find_model(name_or_path: str, revision: str | None = None, progress: Progres
     `revision` is the hub's branch, tag or commit. Only the demo model is fetched, with its `progress`.
     Raises ModelUnavailable. Without a network it answers from the hub's cache, or fails, within seconds.
     """
+    return find_config(name_or_path, revision, progress, needs_weights=True)[0]
+
+
+def find_config(
+    name_or_path: str, revision: str | None = None, progress: Progress | None = None, needs_weights: bool = False
+) -> tuple[ModelSource, Path]:
+    """What `find_model` finds, and the path of its config.json; a folder or a cache that has no weights will do too."""
     if name_or_path == "demo":
         folder = demo_model_path(progress)
-        return _source(str(folder), DEMO_MODEL, "demo", _read_config(folder / "config.json"))
+        path = folder / "config.json"
+        return _source(str(folder), DEMO_MODEL, "demo", _read_config(path)), path
     path = Path(name_or_path).expanduser()
     if path.exists() or name_or_path.startswith((".", "/", "~")):
-        return _local_model(path.absolute())
+        return _local_model(path.absolute(), needs_weights), path.absolute() / "config.json"
     if not HUB_ID.fullmatch(name_or_path) or "--" in name_or_path or ".." in name_or_path:
         raise ModelUnavailable(
             f"There is no folder {path.absolute()}, and {name_or_path!r} is not a hub id either. "
             "Write a folder's path, or a hub id such as Qwen/Qwen3-0.6B."
         )
-    config = _read_config(_hub_config(name_or_path, revision))
-    return _source(name_or_path, name_or_path.rpartition("/")[2], "hub", config)
+    path = _hub_config(name_or_path, revision, needs_weights)
+    return _source(name_or_path, name_or_path.rpartition("/")[2], "hub", _read_config(path)), path
 
 
 def _source(
@@ -113,7 +121,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 # ---- a local folder
 
 
-def _local_model(folder: Path) -> ModelSource:
+def _local_model(folder: Path, needs_weights: bool) -> ModelSource:
     if not folder.exists():
         raise ModelUnavailable(f"There is no folder {folder}.")
     if not folder.is_dir():
@@ -128,7 +136,7 @@ def _local_model(folder: Path) -> ModelSource:
     if "config.json" not in names:
         raise ModelUnavailable(f"{folder} has no config.json, so it is not a model's folder. {_seen_in(folder, names)}")
     config = _read_config(folder / "config.json")
-    if not any(name.endswith(".safetensors") for name in names):
+    if needs_weights and not any(name.endswith(".safetensors") for name in names):
         pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
         if not pickles:
             raise ModelUnavailable(f"{folder} has a config.json and no weights: it holds no *.safetensors file.")
@@ -163,7 +171,7 @@ def _some(names: list[str], most: int = 5) -> str:
 # ---- the hub
 
 
-def _hub_config(repo_id: str, revision: str | None) -> Path:
+def _hub_config(repo_id: str, revision: str | None, needs_weights: bool) -> Path:
     """The file config.json of a hub model, from the hub, or from its cache where the hub does not answer."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
@@ -175,10 +183,10 @@ def _hub_config(repo_id: str, revision: str | None) -> Path:
         return Path(hf_hub_download(repo_id, "config.json", revision=revision))
     except HfHubHTTPError as error:
         if error.response.status_code in (408, 429) or error.response.status_code >= 500:
-            return _cached_config(repo_id, revision, f"the hub answered {error.response.status_code}")
+            return _cached_config(repo_id, revision, needs_weights, f"the hub answered {error.response.status_code}")
         _refuse(repo_id, revision, error)
     except Exception as error:  # offline mode, or a failure of the HTTP library, whose name differs by version
-        return _cached_config(repo_id, revision, f"the hub cannot be reached ({_one_line(error)})")
+        return _cached_config(repo_id, revision, needs_weights, f"the hub cannot be reached ({_one_line(error)})")
 
 
 def _refuse(repo_id: str, revision: str | None, error: Exception) -> NoReturn:
@@ -202,7 +210,7 @@ def _refuse(repo_id: str, revision: str | None, error: Exception) -> NoReturn:
     raise ModelUnavailable(message) from None
 
 
-def _cached_config(repo_id: str, revision: str | None, why: str) -> Path:
+def _cached_config(repo_id: str, revision: str | None, needs_weights: bool, why: str) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(repo_id, "config.json", revision=revision)
@@ -211,7 +219,7 @@ def _cached_config(repo_id: str, revision: str | None, why: str) -> Path:
             f"{repo_id} is not in the hub cache of this machine, and {why}. There is no folder "
             f"{Path(repo_id).absolute()} either. Check the network and its proxy, or name a folder that has the model."
         )
-    if not any(Path(config).parent.glob("*.safetensors")):
+    if needs_weights and not any(Path(config).parent.glob("*.safetensors")):
         raise ModelUnavailable(
             f"{repo_id} is only in part in the hub cache of this machine ({Path(config).parent} has no weights), and "
             f"{why}. Fetch it where there is a network: `hf download {repo_id}`."

@@ -145,7 +145,7 @@ def impossible_combinations(spec: RunSpec) -> Iterator[Problem]:
     if spec.quantization.load_in != "none" and lora.init_lora_weights in ("olora", "pissa", "orthogonal"):
         yield Problem(
             "lora.init_lora_weights",
-            f"{lora.init_lora_weights} rewrites the base weights, which are quantized",
+            f"{lora.init_lora_weights} works from base weights in 16 or 32 bits, and these are quantized",
             "write true, or quantization.load_in: none",
         )
     if data.eval is not None and data.eval_fraction:

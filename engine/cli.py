@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -113,6 +114,83 @@ def new(
 
 
 @app.command()
+def tree(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a local folder, or `demo`.")],
+    revision: Annotated[str | None, typer.Option(help="The hub's branch, tag or commit.")] = None,
+    unfold: Annotated[bool, typer.Option("--unfold", help="Show every layer, not one of each kind.")] = False,
+    depth: Annotated[int | None, typer.Option(min=1, help="Levels to show.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a model's modules: shapes, parameters, what LoRA can adapt. No weights are loaded."""
+    from engine.catalog import ModelUnavailable
+    from engine.inspector import Inspector, InspectorError
+    from engine.outline import outline
+    from engine.tree import fold
+
+    try:
+        with Inspector() as inspector:
+            architecture = inspector.architecture(model, revision)
+    except (ModelUnavailable, InspectorError) as error:
+        _fail(str(error), 2 if isinstance(error, ModelUnavailable) else 1, as_json)
+    root = fold(architecture, unfold)
+    if as_json:
+        _print_json({**architecture.to_json(), "tree": root.to_json(depth)})
+        return
+    for line in outline(architecture, root, depth):
+        typer.echo(line)
+
+
+@app.command()
+def targets(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a local folder, or `demo`.")],
+    select: Annotated[
+        str,
+        typer.Option(
+            help="attention, attention+mlp, all-linear or qv; last parts of names with commas; or a regular expression."
+        ),
+    ],
+    layers: Annotated[str | None, typer.Option(help="Such as 0-15, -8: or 3,5,7; without it all of them.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Leave these out: names, or a regular expression.")] = None,
+    r: Annotated[int, typer.Option("--r", min=1, help="Rank of the adapters.")] = 16,
+    revision: Annotated[str | None, typer.Option(help="The hub's branch, tag or commit.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the LoraConfig fields for a selection, the modules matched and the parameters trained."""
+    from engine.catalog import ModelUnavailable
+    from engine.inspector import Inspector, InspectorError
+    from engine.targets import asked_for, selected, trainable_parameters
+
+    try:
+        with Inspector() as inspector:
+            architecture = inspector.architecture(model, revision)
+    except (ModelUnavailable, InspectorError) as error:
+        _fail(str(error), 2 if isinstance(error, ModelUnavailable) else 1, as_json)
+    with _wrong_input_explained(as_json):
+        lora = asked_for(select, layers, exclude, r, architecture)
+    matched = [name for name in architecture.targets if name in selected(lora, architecture).targets]
+    trainable = trainable_parameters(lora, architecture)
+    if as_json:
+        _print_json(
+            {
+                "lora": lora.model_dump(),
+                "modules_matched": len(matched),
+                "trainable_parameters": trainable,
+                "total_parameters": architecture.total_parameters,
+                "modules": matched,
+            }
+        )
+        return
+    import yaml
+
+    fields = {"r": lora.r, **lora.model_dump(exclude_defaults=True), "target_modules": lora.target_modules}
+    typer.echo(yaml.safe_dump({"lora": fields}, sort_keys=False, width=110, default_flow_style=None), nl=False)
+    counts = Counter(name.rpartition(".")[2] for name in matched)
+    typer.echo(f"{len(matched):,} modules matched: {', '.join(f'{name} x{n}' for name, n in counts.items())}")
+    share = trainable / architecture.total_parameters
+    typer.echo(f"{trainable:,} trainable parameters, {share:.2%} of {architecture.total_parameters:,}")
+
+
+@app.command()
 def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first."""
     statuses = [(run, run.read_status()) for run in list_runs()]
@@ -215,6 +293,7 @@ def doctor(as_json: AsJson = False) -> None:
         findings = list(examine())
         _print_json({"findings": [asdict(finding) for finding in findings]})
     else:
+        from rich.table import Table
         from rich.text import Text
 
         console = _console()
@@ -223,9 +302,14 @@ def doctor(as_json: AsJson = False) -> None:
         for finding in examine():  # one by one: the probes at the end take seconds
             findings.append(finding)
             mark, style = marks[finding.verdict]
-            console.print(Text.assemble((mark, style), f"  {finding.name:<16}{_printable(finding.found)}"))
+            row = Table.grid(padding=(0, 2))
+            row.add_column(width=4)
+            row.add_column(width=16)
+            row.add_column()
+            row.add_row(Text(mark, style), Text(finding.name), Text(_printable(finding.found)))
             if finding.advice:
-                console.print(Text(f"{'':22}{_printable(finding.advice)}", style="dim"))
+                row.add_row("", "", Text(_printable(finding.advice), style="dim"))
+            console.print(row)
     raise typer.Exit(1 if any(finding.verdict == "bad" for finding in findings) else 0)
 
 

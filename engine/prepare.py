@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.catalog import ModelUnavailable, Progress, find_model
+from engine import architecture_cache
+from engine.catalog import ModelUnavailable, Progress, find_config
 from engine.checks import InvalidSpec, Problem, impossible_combinations
 from engine.hardware import Gpu, visible_gpus
 from engine.rows import load_rows
 from engine.spec import RunSpec
+from engine.targets import problems_with
 
 
 def prepare(spec: RunSpec, folder: Path, progress: Progress | None = None) -> RunSpec:
@@ -27,11 +29,16 @@ def prepare(spec: RunSpec, folder: Path, progress: Progress | None = None) -> Ru
     except InvalidSpec as error:
         problems += error.problems
     try:
-        source = find_model(resolved.model.name_or_path, resolved.model.revision, progress)
+        source, config_path = find_config(resolved.model.name_or_path, resolved.model.revision, progress, True)
+        architecture = architecture_cache.read(architecture_cache.key(config_path), source.name_or_path)
     except ModelUnavailable as error:
         problems.append(Problem("model.name_or_path", str(error)))
     else:
         resolved = _with(resolved, "model", name_or_path=source.name_or_path)
+        # Of a model that nobody has looked at yet the trainer says the same, before it loads weights: inspecting it
+        # here takes seconds of imports that the trainer pays anyway. Code of the model's own makes another model.
+        if architecture is not None and not resolved.model.trust_remote_code:
+            problems += problems_with(resolved.lora, architecture, resolved.quantization)
     problems += impossible_combinations(resolved)
     if problems:
         raise InvalidSpec(problems)

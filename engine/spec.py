@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 SPEC_VERSION = 1
 """Raised when an old spec would mean something else; `engine.checks` refuses other versions."""
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What NumPy's generator takes; transformers' `set_seed` passes it on."""
 DType = Literal["auto", "bfloat16", "float16", "float32"]
 Optimizer = Literal[
     "auto",
@@ -53,7 +55,9 @@ Scheduler = Literal[
 class Section(BaseModel):
     """A group of settings. Unknown names are errors: a misspelt setting that is ignored trains the wrong thing."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelSection(Section):
@@ -64,8 +68,7 @@ class ModelSection(Section):
     model is most of the memory of a small-batch run."""
 
     revision: str | None = None
-    """Branch, tag or commit of a hub model. A commit hash makes a run repeatable when the model is updated. No
-    memory."""
+    """Branch, tag or commit of a hub model. A commit hash makes a run repeatable when the model is updated."""
 
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
     """The attention kernel; unset takes the library's choice, mostly `sdpa`. `eager` keeps the whole attention
@@ -117,7 +120,7 @@ class LoraSection(Section):
 
     lora_alpha: Positive = 32
     """Scales the update by lora_alpha / r. Twice r is the usual start; keeping that ratio keeps the update's size
-    when r changes. No memory."""
+    when r changes."""
 
     lora_dropout: Share = 0.05
     """Share of an adapter's input set to zero in training, against overfitting on small data. Above 0 it keeps a
@@ -128,8 +131,8 @@ class LoraSection(Section):
     adapter is switched off."""
 
     target_modules: list[str] | str | None = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    """Modules that get an adapter: last parts of their names, one regular expression over full names, or `all-
-    linear`. Attention only is the lean start; adding the MLP layers learns more and about triples adapters and
+    """Modules that get an adapter: last parts of their names, one regular expression over full names, or
+    `all-linear`. Attention only is the lean start; adding the MLP layers learns more and about triples adapters and
     their activations."""
 
     layers_to_transform: list[int] | int | None = None
@@ -154,8 +157,8 @@ class LoraSection(Section):
     and optimizer state for every parameter: about 16 bytes each."""
 
     use_rslora: bool = False
-    """Scales by lora_alpha / sqrt(r), which keeps high ranks (64 and more) learning (Kalajdzievski 2023). No
-    memory."""
+    """Scales by lora_alpha / sqrt(r) instead of lora_alpha / r, which keeps high ranks (64 and more) learning
+    (Kalajdzievski 2023). Lower lora_alpha with it: at equal alpha the update is sqrt(r) times larger."""
 
     use_dora: bool = False
     """Learns magnitude and direction of a weight apart; often better at low rank (Liu et al. 2024). Slower, and
@@ -220,22 +223,21 @@ class TrainingSection(Section):
     to out-of-memory, with more accumulation so that learning stays the same."""
 
     gradient_accumulation_steps: Positive = 4
-    """Passes added up before the optimizer moves. Batch size times this is the effective batch. No memory, more
-    time a step."""
+    """Passes added up before the optimizer moves. Batch size times this is the effective batch: what learning
+    depends on. No memory, more time a step."""
 
     per_device_eval_batch_size: Positive = 4
     """Rows in one evaluation pass. No gradients are held, so it may be larger than the training batch."""
 
     num_train_epochs: float = Field(default=3.0, gt=0)
-    """Times the data is gone through. One to three is usual for fine-tuning; more overfits small data. No
-    memory."""
+    """Times the data is gone through. One to three is usual for fine-tuning; more overfits small data."""
 
     max_steps: int = Field(default=-1, ge=-1)
     """Stop after this many optimizer steps, whatever the epochs; -1 leaves it to num_train_epochs."""
 
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak step size. LoRA takes about ten times full fine-tuning's: 1e-4 to 2e-4 is usual, lower for large models.
-    Too high shows as a loss that jumps or turns NaN. No memory."""
+    Too high shows as a loss that jumps or turns NaN, too low as one that hardly falls."""
 
     lr_scheduler_type: Scheduler = "cosine"
     """How the learning rate falls over the run. cosine and linear end near zero; constant suits runs without a
@@ -253,16 +255,16 @@ class TrainingSection(Section):
     adamw_torch on a CPU. 8-bit ones take 2 bytes a trained parameter instead of 8."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """Pulls trained weights towards zero each step. Rarely needed for adapters. No memory."""
+    """Pulls trained weights towards zero each step, against overfitting. Rarely needed for adapters."""
 
     adam_beta1: Share = 0.9
-    """Memory of Adam's mean of gradients."""
+    """Share of Adam's mean of gradients that is kept each step; higher smooths more."""
 
     adam_beta2: Share = 0.999
-    """Memory of Adam's mean of squared gradients; 0.95 follows changes faster."""
+    """Share of Adam's mean of squared gradients that is kept each step; 0.95 follows changes faster."""
 
     adam_epsilon: float = Field(default=1e-8, gt=0)
-    """Keeps Adam from dividing by zero."""
+    """Keeps Adam from dividing by zero. Larger tames the steps of parameters that hardly get a gradient."""
 
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients with a larger norm are scaled down to it; 0 switches that off. Protects against single bad
@@ -290,7 +292,7 @@ class TrainingSection(Section):
     probability (Wu et al. 2025)."""
 
     neftune_noise_alpha: float | None = Field(default=None, gt=0)
-    """Adds noise to embeddings in training (Jain et al. 2023: 5 to 15). Can help chat quality. No memory."""
+    """Adds noise to embeddings in training (Jain et al. 2023: 5 to 15). Can make chat answers better."""
 
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
     """Order of rows. group_by_length batches rows of similar length: less padding, so faster; batches are less
@@ -327,10 +329,10 @@ class TrainingSection(Section):
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches ahead; 0 prepares them in the trainer. Each takes host memory."""
 
-    seed: int = 42
+    seed: Seed = 42
     """Start of all random choices: adapter weights, dropout, held-out rows."""
 
-    data_seed: int | None = None
+    data_seed: Seed | None = None
     """Another seed for the order of rows; unset takes `seed`."""
 
 

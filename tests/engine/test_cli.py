@@ -188,12 +188,46 @@ def test_train_follows_a_run_to_its_end_and_exits_0(tiny_spec: MakeSpec, tmp_pat
     assert "Finished. Adapter:" in done.stdout
 
 
-def test_train_as_json_prints_one_document_with_the_outcome(tiny_spec: MakeSpec, tmp_path: Path) -> None:
-    done = loradeck("train", spec_file(tiny_spec, tmp_path, lora={"target_modules": ["c_attn"]}), "--json")
+def test_train_as_json_prints_one_document_with_the_outcome(
+    tiny_spec: MakeSpec, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORADECK_CACHE", str(tmp_path / "cache"))  # nobody has looked at the model yet
+    path = spec_file(tiny_spec, tmp_path, lora={"target_modules": ["c_attn"]})
+    done = loradeck("train", path, "--json")
     assert done.returncode == 2
     facts = one_document(done.stdout)
     assert (facts["state"], facts["cause"]) == ("failed", "bad-spec")
-    assert "c_attn" in facts["message"]
+    assert "c_attn -> q_proj, k_proj, v_proj" in facts["message"]
+
+    assert loradeck("targets", str(tiny_model), "--select", "qv").returncode == 0
+    done = loradeck("train", path, "--json")  # now the launch knows
+    assert done.returncode == 2
+    assert [problem["field"] for problem in one_document(done.stdout)["problems"]] == ["lora.target_modules"]
+    assert len(list_runs()) == 1
+
+
+def test_targets_prints_the_fields_of_a_selection(tiny_model: Path) -> None:
+    done = loradeck("targets", str(tiny_model), "--select", "qv", "--layers", "-1:", "--r", "8", "--json")
+    assert done.returncode == 0, done.stderr
+    document = one_document(done.stdout)
+    assert (document["lora"]["target_modules"], document["lora"]["layers_to_transform"]) == (["q_proj", "v_proj"], [1])
+    assert document["lora"]["r"] == 8
+    assert document["modules_matched"] == len(document["modules"]) == 2
+    assert 0 < document["trainable_parameters"] < document["total_parameters"]
+
+    done = loradeck("targets", str(tiny_model), "--select", r".*\.(up|down)_proj", "--exclude", "up_proj")
+    assert done.returncode == 0, done.stderr
+    assert "target_modules: [down_proj]" in done.stdout
+    assert "2 modules matched: down_proj x2" in done.stdout
+
+
+def test_targets_that_mean_nothing_are_told_with_exit_code_2(tiny_model: Path) -> None:
+    done = loradeck("targets", str(tiny_model), "--select", "query_key_value")
+    assert done.returncode == 2
+    assert "query_key_value -> q_proj, k_proj, v_proj" in done.stderr
+    done = loradeck("targets", str(tiny_model), "--select", "qv", "--layers", "0-99", "--json")
+    assert done.returncode == 2
+    assert "layers 0 to 1" in one_document(done.stdout)["problems"][0]["reason"]
 
 
 def test_detach_pause_resume_and_stop_from_the_shell(tiny_spec: MakeSpec, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ ENDLESS = {"max_steps": 100_000, "save_strategy": "no"}
 
 
 @pytest.fixture(autouse=True)
-def _no_run_outlives_its_test() -> object:
+def _no_run_outlives_its_test(deck_home: Path) -> object:
     yield
     for run in list_runs():
         status = run.read_status()

@@ -11,8 +11,9 @@ from peft import get_peft_model
 
 from engine.spec import RunSpec
 from engine.worker.failures import BadSpec
-from engine.worker.model import load_model, load_tokenizer, lora_config
+from engine.worker.model import is_quantized, load_model, load_tokenizer, lora_config
 from engine.worker.train import sft_config
+from tests.engine.families import FAMILIES
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -48,6 +49,22 @@ def test_linear_layers_are_4_bit_and_the_rest_is_not(tiny_spec: MakeSpec) -> Non
     weight = model.model.layers[0].self_attn.q_proj.weight
     assert weight.quant_state.quant_type == "nf4"
     assert weight.quant_state.nested
+
+
+def test_a_family_that_bitsandbytes_passes_over_is_seen_as_not_quantized(tiny_spec: MakeSpec, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_config(FAMILIES["falcon"]()).to(torch.bfloat16).save_pretrained(tmp_path)
+    assert not is_quantized(load_model(tiny_spec(model={"name_or_path": str(tmp_path)})))
+    assert is_quantized(load_model(tiny_spec()))
+
+
+def test_skipping_a_module_keeps_the_head_in_16_bits(tiny_spec: MakeSpec) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    model = load_model(tiny_spec(quantization={"llm_int8_skip_modules": ["down_proj"]}))
+    quantized = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    assert quantized == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"}
 
 
 def test_a_folder_with_pickle_weights_only_is_refused(tiny_spec: MakeSpec, tiny_model: Path, tmp_path: Path) -> None:
