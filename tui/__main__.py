@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    if sys.argv[1:] in ([], ["--ascii"]):
+    flags = set(sys.argv[1:])
+    if flags <= {"--ascii", "--no-mouse"}:
         from tui.app import run_app
 
-        run_app(ascii=len(sys.argv) > 1)
+        run_app(ascii="--ascii" in flags, mouse=False if "--no-mouse" in flags else None)
         return
     from engine.cli import main as run_command
 

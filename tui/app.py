@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import PurePath
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import App
+from textual import on, work
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 
-from engine.runs.store import Run
+from engine.runs.store import Run, list_runs
 from tui.glyphs import ASCII, UNICODE, terminal_is_ascii
-from tui.themes import DEFAULT_THEME, load_themes
+from tui.settings import Settings, config_folder, read_settings, suggestion
+from tui.themes import DEFAULT_THEME, ThemeFolder, load_themes
+from tui.widgets.tab_line import Tab, TabLine
+
+if TYPE_CHECKING:
+    from engine.inspector import Inspector
+    from tui.card import Card
+    from tui.screens.plan import PlanScreen
+    from tui.screens.runs import RunsScreen
+
+THEME_PERIOD_S = 1.0
+"""How often a person's own themes are looked at for changes."""
+NOTICE_S = 15.0
+
+
+def _read_card(device: str) -> Card:
+    from tui.card import chosen_card
+
+    return chosen_card(device)
 
 
 class LoradeckApp(App[None]):
@@ -25,13 +45,19 @@ class LoradeckApp(App[None]):
         "app.tcss",
         "screens/dialog.tcss",
         "screens/monitor.tcss",
+        "screens/plan.tcss",
         "screens/runs.tcss",
         "widgets/chart.tcss",
+        "widgets/module_tree.tcss",
+        "widgets/prompt.tcss",
         "widgets/run_table.tcss",
     ]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q", "quit", "quit", id="app.quit", tooltip="Close this window. Runs go on without it."),
+        Binding("1", "show('plan')", "plan", show=False, id="app.plan", tooltip="Choose layers and settings."),
+        Binding("2", "show('monitor')", "monitor", show=False, id="app.monitor", tooltip="Watch the last run."),
+        Binding("3", "show('runs')", "runs", show=False, id="app.runs", tooltip="The list of runs."),
         Binding("f1", "help", "help", key_display="F1", id="app.help", tooltip="This list."),
+        Binding("q", "leave", "quit", id="app.quit", tooltip="Close this window. Runs go on without it."),
     ]
 
     def __init__(
@@ -41,37 +67,152 @@ class LoradeckApp(App[None]):
         ascii: bool = False,
         leave_at_end: bool = False,
         now: Callable[[], float] = time.time,
+        read_card: Callable[[str], Card] = _read_card,
+        inspector: Inspector | None = None,
+        settings: Settings | None = None,
+        complaints: Iterable[str] = (),
     ) -> None:
         super().__init__()
         self.run_to_open = run
         self.leave_at_end = leave_at_end
         """Whether the app closes itself when the run on the screen has ended."""
-        self.glyphs = ASCII if ascii else UNICODE
+        self.settings = settings or Settings()
+        self.glyphs = ASCII if ascii or self.settings.ascii else UNICODE
         self.now = now
         """The clock that ages are told by, in Unix seconds."""
+        self.read_card = read_card
+        """Finds the memory that a device has free."""
+        self.complaints = list(complaints)
+        """What is wrong with the settings file, for a person."""
+        self.watched_run = run
+        """The run whose monitor was open last."""
+        self._plan: PlanScreen | None = None
+        self._runs: RunsScreen | None = None
+        self._inspector = inspector
+        self._own_themes = ThemeFolder(config_folder() / "themes")
+        self.theme_names: set[str] = set()
+        """The themes that come along and the person's own; Textual's are left out of the palette."""
         for theme in load_themes():
             self.register_theme(theme)
+            self.theme_names.add(theme.name)
         self.theme = DEFAULT_THEME
+        self._load_own_themes()
+        self._choose_theme()
 
-    # Screens are imported when they are first needed: the first paint waits for one only.
+    # ---- screens; each is imported when it is first needed: the first paint waits for one only
 
     def get_default_screen(self) -> Screen[None]:
-        from tui.screens.runs import RunsScreen
+        if self.run_to_open is None and not list_runs():
+            from tui.screens.opening import OpeningScreen
 
-        return RunsScreen(self.glyphs, self.now)
+            return OpeningScreen()
+        return self.runs_screen()
+
+    def runs_screen(self) -> RunsScreen:
+        """The list of runs; it keeps its cursor while other screens are open."""
+        if self._runs is None:
+            from tui.screens.runs import RunsScreen
+
+            self._runs = RunsScreen(self.glyphs, self.now)
+            self.install_screen(self._runs, "runs")
+        return self._runs
+
+    def plan_screen(self) -> PlanScreen:
+        """The plan; there is one, with one draft, as long as the app is open."""
+        if self._plan is None:
+            from tui.draft import Draft
+            from tui.screens.plan import PlanScreen
+
+            self._plan = PlanScreen(Draft(), self.glyphs)
+            self.install_screen(self._plan, "plan")
+        return self._plan
+
+    @property
+    def inspector(self) -> Inspector:
+        """The process that knows models; started when the plan is first shown."""
+        if self._inspector is None:
+            from engine.inspector import Inspector
+
+            self._inspector = Inspector()
+        return self._inspector
 
     def on_mount(self) -> None:
+        if self.glyphs.ascii:
+            self.add_class("-ascii")
+            self._use_ascii_scrollbars(True)
         if self.run_to_open is not None:
             self.open_run(self.run_to_open)
+        self.set_interval(THEME_PERIOD_S, self._load_own_themes)
+        if self.settings.keymap:
+            self.set_keymap(self.settings.keymap)
+            self._check_keymap()
+        for complaint in self.complaints:
+            self.complain(complaint)
+
+    def on_unmount(self) -> None:
+        if self.glyphs.ascii:
+            self._use_ascii_scrollbars(False)
+        if self._inspector is not None:
+            self._inspector.close()
+
+    @on(TabLine.Chosen)
+    def _tab_chosen(self, message: TabLine.Chosen) -> None:
+        self.action_show(message.tab)
+
+    def action_show(self, tab: Tab) -> None:
+        """Switch to a screen."""
+        if tab == "runs":
+            self._switch(self.runs_screen())
+        elif tab == "plan":
+            self._switch(self.plan_screen())
+            self._start_inspector()
+        elif run := self.watched_run or next(iter(list_runs()), None):
+            self.open_run(run)
+        else:
+            self.notify("There are no runs yet: F5 on the plan starts one.", markup=False)
 
     def open_run(self, run: Run) -> None:
         """Show the monitor of `run`; leaving it leads back to the list of runs."""
         from tui.screens.monitor import MonitorScreen
 
-        self.push_screen(MonitorScreen(run, self.glyphs, self.now))
+        if isinstance(self.screen, MonitorScreen) and self.screen.watched == run:
+            return
+        self.watched_run = run
+        self._switch(MonitorScreen(run, self.glyphs, self.now))
+
+    def _switch(self, screen: Screen[None]) -> None:
+        """Show `screen` above the first one, which stays: Textual cannot replace the screen that an app began with."""
+        while isinstance(self.screen, ModalScreen):
+            self.pop_screen()
+        if self.screen is screen:
+            return
+        if screen is self.screen_stack[0]:
+            self.pop_screen()
+        elif len(self.screen_stack) == 1:
+            self.push_screen(screen)
+        else:
+            self.switch_screen(screen)
+
+    def _start_inspector(self) -> None:
+        from engine.inspector import InspectorError
+        from tui.background import in_background
+
+        inspector = self.inspector
+
+        def start() -> None:
+            with suppress(InspectorError):  # the first request says why
+                inspector.start()
+
+        in_background(start, "inspector")
 
     def on_monitor_screen_ended(self) -> None:
         if self.leave_at_end:
+            self.exit()
+
+    @work(exclusive=True, group="leave")
+    async def action_leave(self) -> None:
+        """Close the app; asks where a plan would be lost."""
+        if self._plan is None or await self._plan.may_leave_draft():
             self.exit()
 
     def action_help(self) -> None:
@@ -80,10 +221,74 @@ class LoradeckApp(App[None]):
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(self.screen))
 
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """What the command palette offers."""
+        from tui.commands import commands
 
-def run_app(run: Run | None = None, *, ascii: bool = False, leave_at_end: bool = False) -> None:
-    """Open the app on the list of runs, or straight on `run`.
+        return commands(self, screen)
+
+    # ---- settings
+
+    def complain(self, words: str) -> None:
+        """Say what is wrong with a file of the person's."""
+        self.notify(self.glyphs.plain(words), severity="warning", timeout=NOTICE_S, markup=False)
+
+    def _check_keymap(self) -> None:
+        """Look at the keymap in the background: that imports every screen."""
+        from tui.background import in_background
+        from tui.keymap import problems_with
+
+        def check() -> None:
+            for problem in problems_with(self.settings.keymap):
+                with suppress(RuntimeError):  # the app was closed meanwhile
+                    self.call_from_thread(self.complain, problem)
+
+        in_background(check, "keymap")
+
+    def _choose_theme(self) -> None:
+        if (wanted := self.settings.theme) is None:
+            return
+        if wanted in self.available_themes:
+            self.theme = wanted
+        else:
+            names = sorted(self.theme_names)
+            self.complaints.append(f"settings.yaml: theme: {wanted} is unknown; {suggestion(wanted, names)}")
+
+    def _load_own_themes(self) -> None:
+        """Take in the person's own themes as far as their files are new; the one in use changes on the screen."""
+        themes, problems = self._own_themes.changed()
+        for theme in themes:
+            self.register_theme(theme)
+            self.theme_names.add(theme.name)
+            if theme.name == self.theme:
+                self.mutate_reactive(App.theme)
+        for problem in problems:
+            if self.is_running:
+                self.complain(problem)
+            else:
+                self.complaints.append(problem)
+
+    # ---- ASCII
+
+    def _use_ascii_scrollbars(self, on: bool) -> None:
+        from tui.ascii_bars import use_ascii_scrollbars
+
+        use_ascii_scrollbars(on)
+
+    def get_key_display(self, binding: Binding) -> str:
+        display = super().get_key_display(binding)
+        return display if display.isascii() or not self.glyphs.ascii else binding.key
+
+
+def run_app(
+    run: Run | None = None, *, ascii: bool = False, mouse: bool | None = None, leave_at_end: bool = False
+) -> None:
+    """Open the app on the list of runs, on the plan where there are none, or straight on `run`.
 
     Returns when the person leaves it and, with `leave_at_end`, when the run on the screen has ended.
     """
-    LoradeckApp(run, ascii=ascii or terminal_is_ascii(), leave_at_end=leave_at_end).run()
+    settings, complaints = read_settings()
+    app = LoradeckApp(
+        run, ascii=ascii or terminal_is_ascii(), leave_at_end=leave_at_end, settings=settings, complaints=complaints
+    )
+    app.run(mouse=settings.mouse if mouse is None else mouse)

@@ -61,8 +61,10 @@ class Draft:
         """Rows that will be trained on, set when they have been counted."""
         self.longest_row_tokens: int | None = None
         """Longest row, if it is known; else rows are taken to be as long as max_length."""
+        self.on_cpu = False
+        """Whether `device: auto` comes to the CPU here, set when the machine was looked at."""
         self._selected: tuple[LoraSection, Architecture, Selection] | None = None
-        self._predicted: tuple[tuple[RunSpec, Architecture, int | None], Footprint | None] | None = None
+        self._predicted: tuple[tuple[RunSpec, Architecture, int | None, bool], Footprint | None] | None = None
 
     @property
     def spec(self) -> RunSpec:
@@ -193,7 +195,7 @@ class Draft:
         """Predicted memory, or None where the model is not known, or is of a kind that the formula does not know."""
         if self.architecture is None:
             return None
-        state = (self._spec, self.architecture, self.longest_row_tokens)
+        state = (self._spec, self.architecture, self.longest_row_tokens, self.on_cpu)
         if self._predicted is None or any(now is not then for now, then in zip(state, self._predicted[0], strict=True)):
             try:
                 self._predicted = state, predict(*state)

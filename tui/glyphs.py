@@ -26,6 +26,15 @@ class Glyphs:
     degree: str
     bar: tuple[str, str]
     """A progress bar's done and open part."""
+    fills: tuple[str, ...]
+    """Segments of the memory bar, told apart without colour."""
+    bar_ends: tuple[str, str]
+    limit: str
+    """Where the memory ends."""
+    open: str
+    """A node of the tree whose children are shown; `closed`: one that hides them."""
+    closed: str
+    divider: str
     states: Mapping[State, str]
 
     def plain(self, text: str) -> str:
@@ -50,6 +59,12 @@ UNICODE = Glyphs(
     ellipsis="…",
     degree="°C",
     bar=("━", "─"),
+    fills=("█", "▓", "▒", "░", "▪"),
+    bar_ends=("▕", "▏"),
+    limit="┃",
+    open="▾",
+    closed="▸",
+    divider="│",
     states={
         "starting": "○",
         "loading": "○",
@@ -76,6 +91,12 @@ ASCII = Glyphs(
     ellipsis="...",
     degree="C",
     bar=("#", "."),
+    fills=("#", "%", "=", "-", "o"),
+    bar_ends=("[", "]"),
+    limit="!",
+    open="v",
+    closed=">",
+    divider="|",
     states={
         "starting": ".",
         "loading": ".",

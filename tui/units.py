@@ -58,3 +58,13 @@ def figures(value: float) -> str:
 def percent(share: float) -> str:
     """A share of 1 as `71.2 %`."""
     return f"{share * 100:.1f} %"
+
+
+def count(number: float) -> str:
+    """Parameters as `1.84 M`, `28.3 M`, `405 B`: three digits."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size * 0.9995:
+            value = number / size
+            digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+            return f"{value:.{digits}f} {unit}"
+    return f"{number:.0f}"

@@ -84,9 +84,12 @@ class Shape:
         )
 
 
-def predict(spec: RunSpec, architecture: Architecture, longest_row_tokens: int | None = None) -> Footprint:
+def predict(
+    spec: RunSpec, architecture: Architecture, longest_row_tokens: int | None = None, on_cpu: bool | None = None
+) -> Footprint:
     """Peak memory of a step on rows as long as `max_length`, or as the longest row where that is known and shorter.
 
+    `on_cpu` says what `hardware.device: auto` comes to; by default only a spec for the CPU is one.
     Raises KeyError for a config without the usual sizes.
     """
     shape, training = Shape.of(architecture.config), spec.training
@@ -101,8 +104,8 @@ def predict(spec: RunSpec, architecture: Architecture, longest_row_tokens: int |
     adapter_bytes = DTYPE_BYTES["bfloat16" if quantized and not training.fp16 else "float32"]
     weights = weight_bytes(spec, architecture)
     adapters = gradients = trainable * adapter_bytes
-    state = STATE_BYTES.get(training.optim, 8)
-    optimizer = trainable * (2 * adapter_bytes if state is None else state)
+    on_cpu = spec.hardware.device == "cpu" if on_cpu is None else on_cpu
+    optimizer = trainable * state_bytes(training.optim, adapter_bytes, on_cpu)
 
     layer = int(saved_per_token(spec, architecture, shape, chosen, d) * tokens)
     layer += _attention_matrix_bytes(spec, shape, tokens, d)
@@ -124,7 +127,6 @@ def predict(spec: RunSpec, architecture: Architecture, longest_row_tokens: int |
     in_layer = fixed + gradients + kept + recomputed + in_backward + expanded
     peak = max(in_loss, in_layer)
     at_loss = in_loss >= in_layer
-    on_cpu = spec.hardware.device == "cpu"
     categories: dict[Category, int] = {
         "weights": weights,
         "adapters": adapters,
@@ -153,6 +155,14 @@ def predict(spec: RunSpec, architecture: Architecture, longest_row_tokens: int |
             "fragmentation",
         ),
     )
+
+
+def state_bytes(optim: str, parameter_bytes: int, on_cpu: bool) -> int:
+    """Optimizer state for one trained parameter. `auto` is what `engine.prepare` makes of it."""
+    if optim == "auto":
+        optim = "adamw_torch" if on_cpu else "paged_adamw_32bit"
+    state = STATE_BYTES.get(optim, 8)
+    return 2 * parameter_bytes if state is None else state
 
 
 def weight_bytes(spec: RunSpec, architecture: Architecture) -> int:

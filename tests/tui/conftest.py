@@ -33,6 +33,15 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The config folder of this test only; empty to begin with."""
+    folder = tmp_path / "config"
+    monkeypatch.setenv("LORADECK_CONFIG", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
 class RunFolder:
     """A run folder and the writers of its files."""
 
@@ -153,10 +162,10 @@ def trained_run(new_run: Callable[..., RunFolder]) -> RunFolder:
     return folder
 
 
-async def until(pilot: Pilot[Any], condition: Callable[[], Any], what: str) -> None:
+async def until(pilot: Pilot[Any], condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:
     """Let the app work until `condition` holds; fails the test if it never does."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE_S:.0f} s: {what}"
+        assert time.monotonic() < deadline, f"not within {patience_s:.0f} s: {what}"
         await pilot.pause(0.01)
     await pilot.pause()

@@ -6,8 +6,10 @@ from textual.pilot import Pilot
 
 from engine.runs.store import Run, RunStatus, runs_folder
 from tests.tui.conftest import NOW, RunFolder, until
+from tests.tui.models import KnownModels
 from tui.app import LoradeckApp
 from tui.screens.monitor import MonitorScreen
+from tui.screens.plan import PlanScreen
 from tui.widgets.run_table import RunTable
 from tui.widgets.words import Words
 
@@ -15,7 +17,7 @@ OLDER, NEWER, NEWEST = (f"2026112{day}-052000-model-{day}{day}{day}{day}" for da
 
 
 def app() -> LoradeckApp:
-    return LoradeckApp(now=lambda: NOW)
+    return LoradeckApp(now=lambda: NOW, inspector=KnownModels())
 
 
 def table_text(pilot: Pilot[None]) -> list[str]:
@@ -30,6 +32,8 @@ async def listed(pilot: Pilot[None], *ids: str) -> None:
 
 async def test_without_runs_the_screen_says_how_to_make_one() -> None:
     async with app().run_test() as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, PlanScreen), "the plan is open")
+        await pilot.press("3")
         empty = pilot.app.screen.query_one("#empty", Words)
         await until(pilot, lambda: empty.display, "the empty list is explained")
         assert "loradeck demo" in str(empty.words)

@@ -9,8 +9,14 @@ import pytest
 from textual.pilot import Pilot
 
 from tests.tui.conftest import NOW, RunFolder, until
+from tests.tui.models import KnownModels, llama_405b
+from tests.tui.planning import planned, planning_app, tree_of
 from tui.app import LoradeckApp
+from tui.card import Card
 from tui.screens.monitor import MonitorScreen
+from tui.screens.plan import PlanScreen
+from tui.screens.problems import ProblemsScreen
+from tui.screens.runs import RunsScreen
 from tui.widgets.run_table import RunTable
 
 SIZES = pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
@@ -60,6 +66,50 @@ def test_runs(snap_compare: Any, new_run: Callable[..., RunFolder], size: tuple[
 
 def test_no_runs(snap_compare: Any) -> None:
     async def explained(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: isinstance(pilot.app.screen, PlanScreen), "the plan is open")
+        await pilot.press("3")
+        await until(pilot, lambda: isinstance(pilot.app.screen, RunsScreen), "the list is open")
         await until(pilot, lambda: pilot.app.screen.query_one("#empty").display, "the empty list is explained")
 
-    assert snap_compare(LoradeckApp(now=lambda: NOW), terminal_size=(80, 24), run_before=explained)
+    assert snap_compare(
+        LoradeckApp(now=lambda: NOW, inspector=KnownModels()), terminal_size=(80, 24), run_before=explained
+    )
+
+
+async def plan_is_read(pilot: Pilot[None]) -> None:
+    screen = await planned(pilot)
+    screen.draft.train_rows = 7472
+    screen.draft_changed()
+    await pilot.pause()
+
+
+@SIZES
+def test_plan(snap_compare: Any, size: tuple[int, int]) -> None:
+    async def one_is_chosen(pilot: Pilot[None]) -> None:
+        await plan_is_read(pilot)
+        tree_of(pilot).go_to("model.layers.0.mlp.down_proj")
+        await pilot.press("space")
+        await pilot.pause()
+
+    assert snap_compare(planning_app(), terminal_size=size, run_before=one_is_chosen)
+
+
+def test_plan_with_much_room(snap_compare: Any) -> None:
+    app = planning_app(llama_405b(), Card("H100 80GB HBM3", 79 * 2**30))
+    assert snap_compare(app, terminal_size=(220, 60), run_before=plan_is_read)
+
+
+def test_plan_in_ascii(snap_compare: Any) -> None:
+    assert snap_compare(planning_app(ascii=True), terminal_size=(80, 24), run_before=plan_is_read)
+
+
+@SIZES
+def test_problems(snap_compare: Any, size: tuple[int, int]) -> None:
+    async def start_is_refused(pilot: Pilot[None]) -> None:
+        screen = await planned(pilot)
+        screen.draft.change("training.eval_strategy", "epoch")
+        await pilot.press("f5")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ProblemsScreen), "the problems are listed")
+        await pilot.pause()
+
+    assert snap_compare(planning_app(), terminal_size=size, run_before=start_is_refused)

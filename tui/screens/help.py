@@ -1,4 +1,4 @@
-"""Help: the keys of the screen below, with what each does."""
+"""Help: what has the focus, and the keys that do something there."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
+from textual.dom import DOMNode
 from textual.screen import ModalScreen, Screen
 
 from tui.widgets.words import Words
 
 
 class HelpScreen(ModalScreen[None]):
-    """A list of keys over the screen that it is about."""
+    """What the focused part of the screen below is for, and its keys, each with its name in the settings file."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,q", "dismiss", "close", id="help.close")]
 
@@ -23,15 +24,38 @@ class HelpScreen(ModalScreen[None]):
         self.about = about
 
     def compose(self) -> ComposeResult:
-        lines = [
-            Content.assemble((f"{self.app.get_key_display(active.binding):>8}  ", "$primary"), _words(active.binding))
-            for active in self.about.active_bindings.values()
-            if active.binding.id is not None and not active.binding.system
-        ]
-        lines.append(Content.styled(f"{'esc':>8}  close this", "$secondary"))
         with VerticalScroll(classes="dialog"):
+            if words := self._purpose():
+                yield Words(words)
+                yield Words("")
             yield Words(Content.styled("Keys", "bold"))
-            yield Words(Content("\n").join(lines))
+            yield Words(Content("\n").join([*self._keys(), Content.styled(f"{'esc':>8}  close this", "$secondary")]))
+
+    def _purpose(self) -> str:
+        """HELP of the focused widget, or of what it is in."""
+        node: DOMNode | None = self.about.focused or self.about
+        while node is not None:
+            if node.HELP:
+                return node.HELP
+            node = node.parent
+        return ""
+
+    def _keys(self) -> list[Content]:
+        active = [
+            binding
+            for _, binding, enabled, _ in self.about.active_bindings.values()
+            if enabled and binding.id is not None and not binding.system
+        ]
+        keys: dict[str, list[Binding]] = {}
+        for binding in active:
+            keys.setdefault(binding.id or "", []).append(binding)
+        lines = []
+        for binding_id, bindings in keys.items():
+            shown = ", ".join(dict.fromkeys(self.app.get_key_display(binding) for binding in bindings))
+            words = _words(bindings[0])
+            gap = max(2, 58 - len(words))
+            lines.append(Content.assemble((f"{shown:>8}  ", "$primary"), words, (" " * gap + binding_id, "$secondary")))
+        return lines
 
 
 def _words(binding: Binding) -> str:

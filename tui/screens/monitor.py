@@ -27,6 +27,7 @@ from tui.screens.confirm import ConfirmScreen
 from tui.state import RunState
 from tui.widgets.chart import Chart
 from tui.widgets.progress import ProgressLine
+from tui.widgets.tab_line import TabLine
 from tui.widgets.words import Words
 
 POLL_S = 0.25
@@ -47,7 +48,9 @@ class MonitorScreen(Screen[None]):
         Binding("c", "chart", "chart", id="monitor.chart", tooltip="The next chart: memory, learning rate, ..."),
         Binding("y", "log_scale", "log y", show=False, id="monitor.log_scale", tooltip="Loss on a logarithmic axis."),
         Binding("o", "log", "log", id="monitor.log", tooltip="The trainer's output on the whole screen, and back."),
-        Binding("escape", "app.pop_screen", "back", key_display="esc", id="monitor.back", tooltip="The list of runs."),
+        Binding(
+            "escape", "app.show('runs')", "back", key_display="esc", id="monitor.back", tooltip="The list of runs."
+        ),
     ]
 
     class Ended(Message):
@@ -82,8 +85,7 @@ class MonitorScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="title"):
-            yield Words(Content.styled("Loradeck", "bold"))
-            yield Words(f"   {self.glyphs.plain(self.watched.id)}")
+            yield TabLine("monitor")
             yield self._what
         with Horizontal(classes="title"):
             yield self._progress
@@ -134,8 +136,7 @@ class MonitorScreen(Screen[None]):
         """Bring the whole screen up to date with the state; what has not changed is not painted again."""
         self._drawn_at = time.monotonic()
         state, glyphs = self.state, self.glyphs
-        what = [glyphs.plain(text) for text in (self.status.model, self.status.data) if text]
-        self._what.say(Content(f" {glyphs.between} ".join(what)))
+        self._what.say(self._title())
         self._progress.say(wording.progress(state, glyphs, self.now()))
         self._bar.share = state.progress
         notice = wording.notice(state, self.requests, self.watched.id, glyphs)
@@ -144,6 +145,17 @@ class MonitorScreen(Screen[None]):
         self._measurements.say(wording.measurements(state, glyphs, self.size.width - 2))
         self._events.say(wording.recent_events(state, glyphs, most=max(1, self.size.height)))
         self._draw_charts()
+
+    def _title(self) -> Content:
+        """The run's id, and the model and the data as far as there is room for them."""
+        plain, room = self.glyphs.plain, self._what.size.width - 4
+        run_id = plain(self.watched.id)
+        parts = [plain(text) for text in (self.status.model, self.status.data) if text]
+        while parts and len(run_id) + sum(len(part) + 3 for part in parts) > room:
+            parts.pop()
+        if not parts and len(run_id) > room > 0:  # the time and the end tell runs apart
+            run_id = run_id[:15] + self.glyphs.ellipsis + run_id[-5:]
+        return Content(f" {self.glyphs.between} ".join([run_id, *parts]))
 
     def _draw_charts(self) -> None:
         views = figures.views(self.state, self.glyphs, log_loss=self._log_scale)

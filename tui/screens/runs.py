@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, cast
 from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal
-from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer
 
 from engine.runs.store import ENDED, Run, RunStatus, list_runs
 from tui.glyphs import Glyphs
 from tui.widgets.run_table import RunRow, RunTable
+from tui.widgets.tab_line import TabLine
 from tui.widgets.words import Words
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ PERIOD_S = 1.0
 EMPTY = """\
 There are no runs yet.
 
+  1                        plans one: layers, settings, and the memory they need
   loradeck demo            fine-tunes a small real model here, in minutes
   loradeck new             writes a run.yaml to fill in
   loradeck train run.yaml  starts it
@@ -47,7 +48,7 @@ class RunsScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="title"):
-            yield Words(Content.styled("Loradeck", "bold"))
+            yield TabLine("runs")
             yield self._count
         yield self._empty
         yield self._table

@@ -120,7 +120,7 @@ def _ranges(figure: Figure) -> tuple[tuple[float, float], tuple[float, float]] |
         return None
     x_low, x_high = min(low for low, _ in x_ranges), max(high for _, high in x_ranges)
     if x_low == x_high:
-        x_high = x_low + 1.0
+        x_high = x_low + max(1.0, abs(x_low) * 1e-9)  # beyond 2^53 adding one changes nothing
 
     values = [value for line in figure.lines for value in line.points.y_range() or ()]
     values += [level.value for level in figure.levels if level.in_range]

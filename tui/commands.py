@@ -1,0 +1,51 @@
+"""What the command palette offers: the screens, the plan's actions and presets, the themes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual.app import SystemCommand
+from textual.screen import Screen
+
+from tui.screens.plan import PlanScreen
+
+if TYPE_CHECKING:
+    from tui.app import LoradeckApp
+
+
+def commands(app: LoradeckApp, screen: Screen[object]) -> Iterator[SystemCommand]:
+    """The commands that make sense on `screen`."""
+    yield SystemCommand("Plan", "Choose layers and settings", partial(app.action_show, "plan"))
+    yield SystemCommand("Monitor", "Watch the last run", partial(app.action_show, "monitor"))
+    yield SystemCommand("Runs", "The list of runs", partial(app.action_show, "runs"))
+    if isinstance(screen, PlanScreen):
+        yield from _plan_commands(screen)
+    for name, theme in sorted(app.available_themes.items()):
+        if name in app.theme_names:
+            kind = "terminal's own colours" if theme.ansi else "dark" if theme.dark else "light"
+            yield SystemCommand(f"Theme: {name}", f"Colours of the app; {kind}", partial(setattr, app, "theme", name))
+    yield SystemCommand("Help", "The keys of what has the focus", app.action_help)
+    yield SystemCommand("Quit", "Close this window; runs go on without it", app.action_leave)
+
+
+def _plan_commands(screen: PlanScreen) -> Iterator[SystemCommand]:
+    from engine.targets import PRESETS
+
+    actions: list[tuple[str, str, Callable[[], object]]] = [
+        ("Start", "Check everything, then train", screen.action_start),
+        ("Choose a model", "Recent ones, the hub's cache, a folder, or a hub id", screen.action_model),
+        ("Presets", "Settings for a card or a goal", screen.action_cards),
+        ("Save", "Write the settings as YAML", screen.action_save),
+        ("Save as", "Write them under another name", screen.action_save_as),
+        ("Edit as YAML", "The whole spec in your $EDITOR", screen.action_editor),
+        ("Open", "Read settings from a YAML file", screen.action_open),
+        ("Undo", "Take the last edit back", screen.action_undo),
+        ("Redo", "Do it again", screen.action_redo),
+        ("Settings", "Edit the settings", screen.action_edit),
+    ]
+    for name, meaning, action in actions:
+        yield SystemCommand(name, meaning, action)
+    for name, meaning in PRESETS.items():
+        yield SystemCommand(f"Adapt: {name}", meaning, partial(screen.take_preset, name))

@@ -1,0 +1,89 @@
+"""What the plan screen finds out in the background: the model's tree, the number of rows, whether the run can start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.architecture import Architecture
+from engine.catalog import ModelUnavailable
+from engine.checks import InvalidSpec, Problem
+from engine.inspector import Inspector, InspectorError
+from engine.prepare import prepare
+from engine.rows import load_rows
+from engine.runs.launch import launch
+from engine.runs.store import Run
+from engine.spec import DataSection, RunSpec
+from engine.targets import problems_with
+
+READ_WHOLE_BYTES = 16 * 2**20
+"""Larger data is counted by its lines: rows in memory take several times their size on disk."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What every check that needs no weights says."""
+
+    spec: RunSpec | None
+    """As it would be launched; None if there are problems."""
+    problems: list[Problem]
+
+
+def read_architecture(inspector: Inspector, name: str, revision: str | None, folder: Path) -> Architecture | str:
+    """The model's tree, or why there is none, for a person. Slow."""
+    beside_spec = folder / Path(name).expanduser()
+    try:
+        if name != "demo" and beside_spec.is_dir():
+            name = str(beside_spec.absolute())
+        return inspector.architecture(name, revision)
+    except (ModelUnavailable, InspectorError, OSError) as error:
+        return str(error)
+
+
+def count_rows(data: DataSection, seed: int, folder: Path) -> int | list[Problem]:
+    """Rows that will be trained on, or what is wrong with the data. Slow."""
+    names = [data.train] if isinstance(data.train, str) else data.train
+    train = [str(folder / Path(name).expanduser()) for name in names]
+    try:
+        if sum(Path(name).stat().st_size for name in train) > READ_WHOLE_BYTES:
+            return round(sum(map(_lines, train)) * (1 - data.eval_fraction))
+    except OSError:
+        pass  # what is wrong with the file is said below
+    try:
+        rows = load_rows(data.model_copy(update={"train": train, "eval": None, "samples": 0}), seed)
+    except InvalidSpec as error:
+        return error.problems
+    return len(rows.train)
+
+
+def _lines(path: str) -> int:
+    with open(path, "rb") as file:
+        return sum(not line.isspace() for line in file)
+
+
+def check(spec: RunSpec, folder: Path, inspector: Inspector, architecture: Architecture | None) -> Checked:
+    """Every check, as the command line does them, and those that need the model's tree. Slow."""
+    problems: list[Problem] = []
+    resolved: RunSpec | None = None
+    try:
+        resolved = prepare(spec, folder)
+    except InvalidSpec as error:
+        problems += error.problems
+    if architecture is None and not any(problem.field.startswith("model.") for problem in problems):
+        found = read_architecture(inspector, spec.model.name_or_path, spec.model.revision, folder)
+        if isinstance(found, str):
+            problems.append(Problem("model.name_or_path", found))
+        else:
+            architecture = found
+    if architecture is not None:
+        found_by_model = problems_with(spec.lora, architecture, spec.quantization)
+        problems += [problem for problem in found_by_model if problem not in problems]
+    return Checked(None if problems else resolved, problems)
+
+
+def start(spec: RunSpec) -> Run | str:
+    """The run of a resolved spec, started; or why it could not be."""
+    try:
+        return launch(spec)
+    except OSError as error:
+        return f"The run could not be started: {error}"

@@ -1,0 +1,466 @@
+"""Planning a run: the model's layers on one side, the settings on the other, what the choice means below."""
+
+from __future__ import annotations
+
+import gc
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.timer import Timer
+from textual.widgets import Footer
+
+from engine.architecture import Architecture
+from engine.checks import Problem
+from engine.runs.store import Run
+from tui import plan_words, plan_work
+from tui.background import in_background
+from tui.card import Card
+from tui.draft import UNSET, Draft
+from tui.glyphs import Glyphs
+from tui.plan_work import Checked
+from tui.screens.confirm import ConfirmScreen
+from tui.screens.plan_dialogs import ALL_LINEAR, PlanDialogs
+from tui.screens.plan_prompts import PlanPrompts
+from tui.units import amount
+from tui.widgets.field_help import FieldHelp
+from tui.widgets.line import Line
+from tui.widgets.module_tree import ModuleTree
+from tui.widgets.prompt import Prompt
+from tui.widgets.settings_panel import SettingsPanel
+from tui.widgets.tab_line import TabLine
+from tui.widgets.tree_columns import header
+from tui.widgets.words import Words
+
+if TYPE_CHECKING:
+    from tui.app import LoradeckApp
+
+DEBOUNCE_S = 0.3
+"""Pause in typing after which the model and the data are looked at."""
+CARD_PERIOD_S = 3.0
+FLASH_S = 8.0
+
+NO_MODEL = """\
+No model is chosen yet.
+
+  F2  choose one: recent ones, the hub's cache, a folder, the small demo model, or a hub id
+
+Its layers then show here: no weights are read for that.
+"""
+
+
+class PlanScreen(PlanDialogs):
+    """Edits one draft. Whatever takes time runs in the background and comes back as a message."""
+
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (112, "-wide"), (170, "-broad")]  # noqa: RUF012  (Textual declares it so)
+    AUTO_FOCUS = "ModuleTree"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("e", "edit", "edit", id="plan.settings", tooltip="To the settings, and back to the layers."),
+        Binding("f5", "start", "start", key_display="F5", id="plan.start", tooltip="Check everything, then train."),
+        Binding("ctrl+z", "undo", "undo", show=False, id="plan.undo", tooltip="Take the last edit back."),
+        Binding("ctrl+y", "redo", "redo", show=False, id="plan.redo", tooltip="Do it again."),
+        Binding("escape", "layers", "layers", show=False, id="plan.layers", tooltip="Back to the layers."),
+    ]
+
+    class ModelRead(Message):
+        """The model's tree has arrived, or why there is none."""
+
+        def __init__(self, asked: tuple[str, str | None], answer: Architecture | str) -> None:
+            super().__init__()
+            self.asked, self.answer = asked, answer
+
+    class RowsCounted(Message):
+        """The training rows have been counted, or what is wrong with them."""
+
+        def __init__(self, asked: object, answer: int | list[Problem]) -> None:
+            super().__init__()
+            self.asked, self.answer = asked, answer
+
+    class CardRead(Message):
+        """The free memory has been read."""
+
+        def __init__(self, device: str, card: Card) -> None:
+            super().__init__()
+            self.device, self.card = device, card
+
+    class ChecksDone(Message):
+        """Everything that can be checked before a start has been."""
+
+        def __init__(self, checked: Checked) -> None:
+            super().__init__()
+            self.checked = checked
+
+    class Started(Message):
+        """The run was started, or why it could not be."""
+
+        def __init__(self, answer: Run | str) -> None:
+            super().__init__()
+            self.answer = answer
+
+    def __init__(self, draft: Draft, glyphs: Glyphs) -> None:
+        super().__init__()
+        self.draft = draft
+        self.glyphs = glyphs
+        self.card: Card | None = None
+        """The memory that the prediction is held against; None until it was read."""
+        self.model_error = ""
+        self.data_problems: list[Problem] = []
+        self.is_checking = False
+        """Whether F5 was pressed and its checks go on."""
+        self._asked_model: tuple[str, str | None] | None = None
+        self._asked_data: object = None
+        self._asked_card = ""
+        self._flash = ""
+        self._pause: Timer | None = None
+        self._what = Words(id="what", classes="rest")
+        self._head = Line(id="head")
+        self._columns = Line(id="columns")
+        self._no_model = Words(NO_MODEL, id="no-model")
+        self._tree = ModuleTree(draft, glyphs, edited=self._tree_edited, moved=self._tree_moved, id="tree")
+        self._note = Line(id="note")
+        self._prompt = Prompt(id="prompt")
+        self._settings = SettingsPanel(draft, glyphs, id="settings")
+        self._help = FieldHelp(id="field-help")
+        self._totals = Line(id="totals")
+        self._memory = Line(id="memory")
+        self._prompts = PlanPrompts(draft, self._tree, self._prompt)
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(classes="title"):
+            yield TabLine("plan")
+            yield self._what
+        with Horizontal(id="plan"):
+            with Vertical(id="layers"):
+                yield self._head
+                yield self._columns
+                yield self._no_model
+                yield self._tree
+            with Vertical(id="side"):
+                yield self._settings
+                yield self._help
+        yield self._note
+        yield self._prompt
+        yield self._totals
+        yield self._memory
+        yield Footer(show_command_palette=False)
+
+    @property
+    def deck(self) -> LoradeckApp:
+        return cast("LoradeckApp", self.app)
+
+    @property
+    def folder(self) -> Path:
+        return self.draft.path.parent if self.draft.path is not None else Path.cwd()
+
+    def on_mount(self) -> None:
+        self._tree.show_model()
+        self._help.show(self._settings.focused_field or "model")
+        self.set_interval(CARD_PERIOD_S, self._read_card)
+        self.draft_changed()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._say_all)
+
+    # ---- after every edit
+
+    def draft_changed(self) -> None:
+        self._settings.refresh_values()
+        self._tree.refresh_figures()
+        self._say_all()
+        self._look_soon()
+
+    def _tree_edited(self, note: str) -> None:
+        self.flash_up(note)
+        self._settings.refresh_values()
+        self._say_all()
+
+    @on(SettingsPanel.Changed)
+    def _settings_changed(self, message: SettingsPanel.Changed) -> None:
+        self.flash_up("")
+        self._tree.refresh_figures()
+        self._say_all()
+        self._look_soon()
+
+    @on(SettingsPanel.FieldFocused)
+    def _explain(self, message: SettingsPanel.FieldFocused) -> None:
+        self._help.show(message.field)
+
+    def _say_all(self) -> None:
+        spec, glyphs, width = self.draft.spec, self.glyphs, self.size.width - 2
+        totals = self.draft.totals()
+        data = spec.data.train if isinstance(spec.data.train, str) else ", ".join(spec.data.train)
+        names = [name.rstrip("/").rpartition("/")[2] for name in (spec.model.name_or_path, data) if name]
+        mark = "not saved" if self.draft.is_unsaved else ""
+        self._what.say(f" {glyphs.between} ".join(filter(None, [*map(glyphs.plain, names), mark])))
+        self._head.say(self._heading(totals.adapter_bytes))
+        self._say_columns()
+        self._totals.say(plan_words.totals(spec, totals, glyphs, width))
+        why_not = "reading the model" if self._is_reading else "no model, no prediction"
+        if self.draft.architecture is not None:
+            why_not = "the formula does not know this kind of model"
+        self._memory.say(plan_words.memory(totals.footprint, why_not, self.card, glyphs, width))
+        self._say_note()
+
+    def _heading(self, adapter_bytes: int | None) -> Content:
+        tree = self._tree.layer_tree
+        if tree is None:
+            return Content.styled("Layers", "bold")
+        parts: list[str | tuple[str, str]] = [("Layers", "bold"), ("   preset: ", "$secondary"), self.layer_preset]
+        if self.has_class("-narrow") and adapter_bytes is not None:
+            parts.append((f"   adapter {amount(adapter_bytes)} on disk", "$secondary"))
+        if self._tree.pattern:
+            number = len(self._tree.matches)
+            parts += [("   filter: ", "$secondary"), self.glyphs.plain(self._tree.pattern)]
+            parts += [(f"   {number:,} match{'es' if number != 1 else ''}   a select   esc all", "$secondary")]
+        return Content.assemble(*parts)
+
+    @property
+    def layer_presets(self) -> dict[str, frozenset[str]]:
+        return self._tree.layer_tree.presets if self._tree.layer_tree is not None else {}
+
+    @property
+    def layer_preset(self) -> str:
+        targets = self.draft.selection.targets
+        if not targets:
+            return "nothing is chosen"
+        if self.draft.spec.lora.target_modules == ALL_LINEAR and self.layer_presets.get(ALL_LINEAR) == targets:
+            return ALL_LINEAR  # on many models the same as another preset
+        return next((name for name, meant in self.layer_presets.items() if meant == targets), "own choice")
+
+    def _tree_moved(self) -> None:
+        self._say_columns()
+        self._say_note()
+
+    def _say_columns(self) -> None:
+        self._columns.say(Content.styled(header(self._tree.columns), "$secondary"))
+
+    def _say_note(self) -> None:
+        self._note.say(self._note_words())
+
+    def _note_words(self) -> Content:
+        plain = self.glyphs.plain
+        if self.is_checking:
+            return Content.styled("Checking model, data and settings before the start ...", "$primary")
+        if self._flash:
+            return Content.styled(plain(self._flash), "$warning")
+        if self._is_reading:
+            return Content.styled("Reading the model's structure from its config ...", "$primary")
+        if self.model_error:
+            return Content.styled(plain(" ".join(self.model_error.splitlines())), "$error")
+        if self.data_problems:
+            return Content.styled(plain(str(self.data_problems[0])), "$error")
+        place = self._tree.place
+        if place is None or place.module is None:
+            return Content("")
+        if place.module.obstacle:
+            return Content.assemble((plain(place.names[0]), "bold"), f"  {place.module.obstacle}")
+        more = f"  and the same in {len(place.names) - 1:,} more" if len(place.names) > 1 else ""
+        return Content.assemble((plain(place.names[0]), ""), (more, "$secondary"))
+
+    def flash_up(self, words: str) -> None:
+        self._flash = words
+        self._say_note()
+
+    # ---- the model, the data and the card
+
+    @property
+    def _is_reading(self) -> bool:
+        return self._asked_model is not None and self.draft.architecture is None and not self.model_error
+
+    def _look_soon(self) -> None:
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(DEBOUNCE_S, self._look)
+
+    def _look(self) -> None:
+        spec = self.draft.spec
+        wanted = (spec.model.name_or_path, spec.model.revision)
+        if wanted != self._asked_model and wanted[0] != UNSET:
+            self._asked_model = wanted
+            self.draft.architecture, self.model_error = None, ""
+            self._show_model()
+            in_background(partial(self._read_model, wanted, self.folder), "model")
+        data = (spec.data.train, spec.data.eval_fraction, spec.data.format, spec.data.columns, spec.training.seed)
+        if data != self._asked_data and spec.data.train not in (UNSET, []):
+            self._asked_data = data
+            self.draft.train_rows, self.data_problems = None, []
+            counting = partial(plan_work.count_rows, spec.data, spec.training.seed, self.folder)
+            in_background(lambda: self._post(self.RowsCounted(data, counting())), "rows")
+        if spec.hardware.device != self._asked_card:
+            self._read_card()
+
+    def _post(self, message: Message) -> None:
+        if self.is_running:
+            self.post_message(message)
+
+    def _read_model(self, wanted: tuple[str, str | None], folder: Path) -> None:
+        answer = plan_work.read_architecture(self.deck.inspector, *wanted, folder)
+        self._post(self.ModelRead(wanted, answer))
+
+    def _read_card(self) -> None:
+        device, read = self.draft.spec.hardware.device, self.deck.read_card
+        self._asked_card = device
+        in_background(lambda: self._post(self.CardRead(device, read(device))), "card")
+
+    @on(ModelRead)
+    def _take_model(self, message: ModelRead) -> None:
+        if message.asked != self._asked_model:
+            return
+        if isinstance(message.answer, str):
+            self.model_error = message.answer
+        else:
+            self.draft.architecture = message.answer
+            # What is there by now stays: a full collection of it takes 100 ms, now and then in the middle of a key.
+            gc.freeze()
+        self._show_model()
+
+    def _show_model(self) -> None:
+        known = self.draft.architecture is not None
+        self._no_model.display = not known
+        self._tree.display = self._columns.display = known
+        self._no_model.say(NO_MODEL if self._asked_model is None else "")
+        had_focus = self.focused
+        self._tree.show_model()
+        if known and (had_focus is None or not had_focus.is_attached):
+            self._tree.focus()
+        self.call_after_refresh(self._say_all)
+        self._settings.refresh_values()
+
+    @on(RowsCounted)
+    def _take_rows(self, message: RowsCounted) -> None:
+        if message.asked != self._asked_data:
+            return
+        if isinstance(message.answer, int):
+            self.draft.train_rows = message.answer
+        else:
+            self.data_problems = message.answer
+        self._say_all()
+
+    @on(CardRead)
+    def _take_card(self, message: CardRead) -> None:
+        if message.device == self.draft.spec.hardware.device:
+            self.card = message.card
+            self.draft.on_cpu = message.card.on_cpu
+            self._say_all()
+
+    # ---- what is typed
+
+    @on(ModuleTree.Asked)
+    def _ask(self, message: ModuleTree.Asked) -> None:
+        if message.what == "preset":
+            self.choose_preset()
+        else:
+            self._prompts.ask(message.what)
+
+    @on(Prompt.Typed)
+    def _typed(self, message: Prompt.Typed) -> None:
+        if self._prompts.typed(message.what, message.text):
+            self._say_all()
+
+    @on(Prompt.Answered)
+    def _answered(self, message: Prompt.Answered) -> None:
+        refusal = self._prompts.answer(message.what, message.text)
+        if refusal:
+            self._prompt.refuse(self.glyphs.plain(refusal))
+            return
+        self._prompt.close()
+        self._tree.focus()
+        self.draft_changed()
+
+    @on(Prompt.GivenUp)
+    def _given_up(self) -> None:
+        self._tree.focus()
+        self._say_all()
+
+    # ---- keys
+
+    def action_edit(self) -> None:
+        """To the settings; from them, back to the layers."""
+        if self._settings.has_focus_within:
+            self.action_layers()
+        else:
+            self.add_class("-settings")
+            self._settings.focus()
+
+    def action_layers(self) -> None:
+        self.remove_class("-settings")
+        self._tree.focus()
+        self.call_after_refresh(self._say_all)
+
+    def show_field(self, field: str) -> None:
+        self.add_class("-settings")
+        self._settings.show_field(field)
+
+    def action_undo(self) -> None:
+        self.flash_up("" if self.draft.undo() else "There is nothing to undo.")
+        self.draft_changed()
+
+    def action_redo(self) -> None:
+        self.flash_up("" if self.draft.redo() else "There is nothing to do again.")
+        self.draft_changed()
+
+    def show_draft(self, draft: Draft) -> None:
+        self.draft = self._tree.draft = self._prompts.draft = draft
+        self._asked_model = self._asked_data = None
+        self._asked_card = ""
+        self.model_error, self.data_problems = "", []
+        self._settings.show_draft(draft)
+        self._show_model()
+        self.draft_changed()
+
+    # ---- start
+
+    def action_start(self) -> None:
+        if self.is_checking:
+            return
+        self.is_checking = True
+        self.flash_up("")
+        deck, draft, folder = self.deck, self.draft, self.folder
+        missing = [problem for problem in draft.problems() if self._is_unset(problem.field)]
+        if missing:
+            self.post_message(self.ChecksDone(Checked(None, draft.problems())))
+            return
+        checks = partial(plan_work.check, draft.spec, folder, deck.inspector, draft.architecture)
+        in_background(lambda: self._post(self.ChecksDone(checks())), "checks")
+
+    def _is_unset(self, field: str) -> bool:
+        return field in ("model.name_or_path", "data.train") and self.draft.value(field) in (UNSET, [])
+
+    @on(ChecksDone)
+    def _after_checks(self, message: ChecksDone) -> None:
+        self.is_checking = False
+        self._say_note()
+        self._go_on(message.checked)
+
+    @work(exclusive=True, group="start")
+    async def _go_on(self, checked: Checked) -> None:
+        if checked.spec is None:
+            self.show_problems(checked.problems, "Not started")
+            return
+        footprint, card = self.draft.footprint, self.card
+        if footprint is not None and card is not None and card.free_bytes is not None:
+            needed, free = footprint.device_bytes, card.free_bytes
+            if footprint.verdict(free) == "does not fit" and not await self.app.push_screen_wait(
+                ConfirmScreen(
+                    f"Predicted to need {amount(needed)}, and {amount(free)} is free. Start all the same?",
+                    "It would most likely end out of memory in the first step. Nothing is lost if it does.",
+                    yes="start",
+                    no="go on planning",
+                )
+            ):
+                return
+        spec = checked.spec
+        in_background(lambda: self._post(self.Started(plan_work.start(spec))), "start")
+
+    @on(Started)
+    def _open_run(self, message: Started) -> None:
+        if isinstance(message.answer, str):
+            self.flash_up(message.answer)
+        else:
+            self.deck.open_run(message.answer)
