@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from engine.architecture import Architecture
     from engine.spec import RunSpec
 
 OpenApp = Callable[[Run, bool], None]
@@ -122,16 +123,10 @@ def tree(
     as_json: AsJson = False,
 ) -> None:
     """Show a model's modules: shapes, parameters, what LoRA can adapt. No weights are loaded."""
-    from engine.catalog import ModelUnavailable
-    from engine.inspector import Inspector, InspectorError
     from engine.outline import outline
     from engine.tree import fold
 
-    try:
-        with Inspector() as inspector:
-            architecture = inspector.architecture(model, revision)
-    except (ModelUnavailable, InspectorError) as error:
-        _fail(str(error), 2 if isinstance(error, ModelUnavailable) else 1, as_json)
+    architecture = _architecture(model, revision, as_json)
     root = fold(architecture, unfold)
     if as_json:
         _print_json({**architecture.to_json(), "tree": root.to_json(depth)})
@@ -156,15 +151,9 @@ def targets(
     as_json: AsJson = False,
 ) -> None:
     """Print the LoraConfig fields for a selection, the modules matched and the parameters trained."""
-    from engine.catalog import ModelUnavailable
-    from engine.inspector import Inspector, InspectorError
     from engine.targets import asked_for, selected, trainable_parameters
 
-    try:
-        with Inspector() as inspector:
-            architecture = inspector.architecture(model, revision)
-    except (ModelUnavailable, InspectorError) as error:
-        _fail(str(error), 2 if isinstance(error, ModelUnavailable) else 1, as_json)
+    architecture = _architecture(model, revision, as_json)
     with _wrong_input_explained(as_json):
         lora = asked_for(select, layers, exclude, r, architecture)
     matched = [name for name in architecture.targets if name in selected(lora, architecture).targets]
@@ -330,6 +319,19 @@ def _prepared(spec: RunSpec, folder: Path, as_json: bool) -> RunSpec:
             bars.update(tasks[label], completed=done, total=total)
 
         return prepare(spec, folder, progress)
+
+
+def _architecture(model: str, revision: str | None, as_json: bool) -> Architecture:
+    from engine.catalog import ModelUnavailable
+    from engine.inspector import Inspector, InspectorError, RequestRefused
+
+    try:
+        with Inspector() as inspector:
+            return inspector.architecture(model, revision)
+    except (ModelUnavailable, RequestRefused) as error:
+        _fail(str(error), 2, as_json)
+    except InspectorError as error:
+        _fail(str(error), 1, as_json)
 
 
 def _launch(spec: RunSpec, as_json: bool) -> Run:

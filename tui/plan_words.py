@@ -57,7 +57,7 @@ def _steps(known: Totals, long: bool) -> str:
     if known.steps_per_epoch is None:
         return f"{known.total_steps:,} steps"
     if long:
-        return f"{known.steps_per_epoch:,} steps an epoch, {known.total_steps:,} in all"
+        return f"{known.steps_per_epoch:,} step{'s' if known.steps_per_epoch != 1 else ''} an epoch, {known.total_steps:,} in all"
     return f"{known.steps_per_epoch:,}/epoch, {known.total_steps:,} steps"
 
 

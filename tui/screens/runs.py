@@ -77,7 +77,7 @@ class RunsScreen(Screen[None]):
         self._table.display = self._detail.display = bool(rows)
         self._empty.display = not rows
         going = sum(row.status.state not in ENDED for row in rows)
-        self._count.say(f"{len(rows):,} runs, {going:,} going on" if rows else "no runs")
+        self._count.say(f"{len(rows):,} run{'s' if len(rows) != 1 else ''}, {going:,} going on" if rows else "no runs")
 
     @on(RunTable.Highlighted)
     def show_detail(self, message: RunTable.Highlighted) -> None:
