@@ -57,7 +57,8 @@ def _steps(known: Totals, long: bool) -> str:
     if known.steps_per_epoch is None:
         return f"{known.total_steps:,} steps"
     if long:
-        return f"{known.steps_per_epoch:,} step{'s' if known.steps_per_epoch != 1 else ''} an epoch, {known.total_steps:,} in all"
+        steps = "1 step" if known.steps_per_epoch == 1 else f"{known.steps_per_epoch:,} steps"
+        return f"{steps} an epoch, {known.total_steps:,} in all"
     return f"{known.steps_per_epoch:,}/epoch, {known.total_steps:,} steps"
 
 
