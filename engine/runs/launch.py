@@ -8,9 +8,10 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from engine.checks import write_spec
-from engine.runs.store import ENDED, Run, RunBusy, RunStatus, create_run, write_atomically
+from engine.runs.store import ENDED, Run, RunBusy, RunStatus, create_run, reveal, write_atomically
 from engine.spec import RunSpec
 
 
@@ -28,7 +29,9 @@ class TrainerCommand:
 
 def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
     """The trainer's command line and environment for `spec` (as resolved by `engine.prepare`)."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # trl reports its use to the hub at each start unless it is told not to; who wants that sets the variable.
+    telemetry_off = {"HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment = {**telemetry_off, **os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     device = spec.hardware.device
     # One process sees one GPU: transformers would otherwise spread a batch over all it sees (nn.DataParallel).
     environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
@@ -41,18 +44,20 @@ def launch(spec: RunSpec) -> Run:
 
     Raises OSError where the folder cannot be written.
     """
-    run = create_run(spec.model.name_or_path)
+    data = [spec.data.train] if isinstance(spec.data.train, str) else spec.data.train
+    run = create_run(spec.model.name_or_path, hidden=True)
     write_atomically(run.spec_path, write_spec(spec).encode())
-    data = spec.data.train if isinstance(spec.data.train, str) else ", ".join(spec.data.train)
     run.write_status(
         RunStatus(
             model=Path(spec.model.name_or_path).name,
-            data=", ".join(Path(path).name for path in data.split(", ")),
+            data=", ".join(Path(path).name for path in data),
             created=time.time(),
             total_steps=spec.training.max_steps if spec.training.max_steps > 0 else None,
         )
     )
-    start_supervisor(run)
+    with run.lock() as lock:
+        run = reveal(run)
+        _start_supervisor(run, lock)
     return run
 
 
@@ -68,39 +73,36 @@ def resume(run: Run) -> Path | None:
         raise RunBusy(f"{run.id} is running already. Watch it with `loradeck attach {run.id}`, or stop it first.")
     if state == "finished":
         raise NotResumable(f"{run.id} is finished: its adapter is in {run.adapter_folder}.")
-    start_supervisor(run)
+    with run.lock() as lock:
+        _start_supervisor(run, lock)
     return run.newest_checkpoint()
 
 
-def start_supervisor(run: Run) -> None:
-    """Start the supervisor of `run`, detached from this terminal, holding the run's lock from its first moment.
-
-    Raises RunBusy if another supervisor holds it.
-    """
-    with run.lock() as lock:
-        # The state is written under the lock, so that no reader takes the gap before the supervisor's own for `lost`.
-        before = run.read_status()
-        run.write_status(
-            replace(
-                before
-                if before.state not in ENDED
-                else replace(before, cause=None, message="", ended=None, exit_code=None),
-                state="starting",
-                started=time.time(),
-                heartbeat=time.time(),
-                host=os.uname().nodename,
-                supervisor_pid=None,
-                trainer_pid=None,
-            )
+def _start_supervisor(run: Run, lock: IO[bytes]) -> None:
+    """Start the supervisor of `run`, detached from this terminal; it inherits the run's lock."""
+    # The state is written under the lock, so that no reader takes the gap before the supervisor's own for `lost`.
+    before = run.read_status()
+    if before.state in ENDED:
+        before = replace(before, cause=None, message="", ended=None, exit_code=None)
+    run.write_status(
+        replace(
+            before,
+            state="starting",
+            started=time.time(),
+            heartbeat=time.time(),
+            host=os.uname().nodename,
+            supervisor_pid=None,
+            trainer_pid=None,
         )
-        with open(run.supervisor_log_path, "ab") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", "engine.runs.supervisor", str(run.folder), str(lock.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=[lock.fileno()],
-                # `-m` looks for `engine` in the working directory first: a run folder holds none, the user's may.
-                cwd=run.folder,
-            )
+    )
+    with open(run.supervisor_log_path, "ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "engine.runs.supervisor", str(run.folder), str(lock.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock.fileno()],
+            # `-m` looks for `engine` in the working directory first: a run folder holds none, the user's may.
+            cwd=run.folder,
+        )

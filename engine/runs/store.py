@@ -250,18 +250,29 @@ def find_run(name: str) -> Run:
     )
 
 
-def create_run(model: str) -> Run:
-    """A new, empty run folder with an id of its own. Raises OSError where the folder cannot be made."""
+def create_run(model: str, hidden: bool = False) -> Run:
+    """A new, empty run folder with an id of its own. Raises OSError where the folder cannot be made.
+
+    A hidden one is in no list until `reveal`: a run that nobody holds the lock of yet would be shown as lost.
+    """
     runs_folder().mkdir(parents=True, exist_ok=True)
     label = re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-.")[:32] or "model"
     while True:
-        run = Run(runs_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{secrets.token_hex(2)}")
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{secrets.token_hex(2)}"
+        run = Run(runs_folder() / (f".{name}" if hidden else name))
+        if (runs_folder() / name).exists():
+            continue
         try:
             run.folder.mkdir()
         except FileExistsError:
             continue
         run.control_folder.mkdir()
         return run
+
+
+def reveal(run: Run) -> Run:
+    """A hidden run under its own name. A lock that is held stays held."""
+    return Run(run.folder.rename(run.folder.with_name(run.id.removeprefix("."))))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -17,6 +17,7 @@ from engine.runs.store import (
     create_run,
     find_run,
     list_runs,
+    reveal,
     staged_folder,
     write_atomically,
 )
@@ -28,6 +29,16 @@ def test_an_id_tells_time_and_model_and_is_a_plain_name() -> None:
     assert (len(date), len(clock), len(suffix)) == (8, 6, 4)
     assert "-".join(label) == "we-ir-d-n-me"
     assert run.folder.is_dir()
+
+
+def test_a_run_in_the_making_is_in_no_list_until_its_lock_is_held() -> None:
+    run = create_run("m", hidden=True)
+    assert list_runs() == []
+    with run.lock():
+        shown = reveal(run)
+        assert [listed.read_status().state for listed in list_runs()] == ["starting"]
+        assert shown.is_alive()
+    assert list_runs() == [shown]
 
 
 def test_runs_are_found_by_id_part_folder_and_last(deck_home: Path) -> None:
