@@ -276,7 +276,11 @@ class PlanScreen(PlanDialogs):
     def _look_soon(self) -> None:
         if self._pause is not None:
             self._pause.stop()
-        self._pause = self.set_timer(DEBOUNCE_S, self._look)
+        spec = self.draft.spec
+        if spec.model.name_or_path != UNSET and (spec.model.name_or_path, spec.model.revision) != self._asked_model:
+            self._look()  # a model is chosen or typed whole: there is no more to wait for
+        else:
+            self._pause = self.set_timer(DEBOUNCE_S, self._look)
 
     def _look(self) -> None:
         spec = self.draft.spec
