@@ -384,7 +384,7 @@ def _end(run: Run, status: RunStatus, as_json: bool) -> None:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """What `show` tells. Names are those of DESIGN's event table."""
+    """What `show` tells. Names are those of the spec and of the events."""
     from engine.runs.events import read_events
 
     status = run.read_status()
