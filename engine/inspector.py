@@ -217,7 +217,9 @@ class Inspector:
 
 
 def _what(task: str) -> str:
-    return {"architecture": "Reading the model's structure"}.get(task, f"The inspector's task {task!r}")
+    return {"architecture": "Reading the model's structure", "trace": "Tracing the run's memory"}.get(
+        task, f"The inspector's task {task!r}"
+    )
 
 
 def _remove_logs_of_dead_processes(folder: Path) -> None:

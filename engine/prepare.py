@@ -93,11 +93,16 @@ def _for_device(spec: RunSpec, gpus: list[Gpu]) -> RunSpec:
         gpu = gpus[index]
         has_bf16 = gpu.has_bf16
         device = f"cuda:{gpu.index}"  # the machine's own number: it stays true in another shell
-    training = spec.training
-    if training.bf16 and gpu is not None and not has_bf16:
+    if spec.training.bf16 and gpu is not None and not has_bf16:
         raise InvalidSpec(
             [Problem("training.bf16", f"{gpu.name} has no bfloat16", "leave it unset, or write fp16: true")]
         )
+    return for_device(spec, device, has_bf16)
+
+
+def for_device(spec: RunSpec, device: str, has_bf16: bool) -> RunSpec:
+    """`spec` with no `auto` left on `device` (`cpu` or a GPU, which need not be here)."""
+    training = spec.training
     bf16 = training.bf16 if training.bf16 is not None else has_bf16 and not training.fp16
     fp16 = training.fp16 if training.fp16 is not None else device != "cpu" and not has_bf16
     compute_dtype = "bfloat16" if has_bf16 and not fp16 else "float16"

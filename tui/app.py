@@ -21,7 +21,7 @@ from tui.widgets.tab_line import Tab, TabLine
 
 if TYPE_CHECKING:
     from engine.inspector import Inspector
-    from tui.card import Card
+    from engine.memory.card import Card
     from tui.screens.plan import PlanScreen
     from tui.screens.runs import RunsScreen
 
@@ -31,7 +31,7 @@ NOTICE_S = 15.0
 
 
 def _read_card(device: str) -> Card:
-    from tui.card import chosen_card
+    from engine.memory.card import chosen_card
 
     return chosen_card(device)
 

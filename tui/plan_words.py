@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual.content import Content
 
 from engine.memory.footprint import Category, Footprint, Verdict
 from engine.spec import RunSpec
-from tui.card import Card
 from tui.draft import Totals
 from tui.glyphs import Glyphs
 from tui.units import amount, count
+
+if TYPE_CHECKING:
+    from engine.memory.card import Card
 
 PARTS: tuple[tuple[str, tuple[Category, ...], str], ...] = (
     ("weights", ("weights",), "$primary"),

@@ -94,7 +94,7 @@ def describe(config: PreTrainedConfig, name_or_path: str) -> Architecture:
 
 def _parameters(model: PreTrainedModel, names: dict[nn.Module, str]) -> dict[str, tuple[Parameter, ...]]:
     """Module name -> the parameters that it holds itself, in the precision that they are loaded in for bf16."""
-    in_float32 = _float32_pattern(model)
+    in_float32 = float32_pattern(model)
     first_names: dict[int, str] = {}
     held = {}
     for module, name in names.items():
@@ -130,7 +130,7 @@ def _is_quantized(module: nn.Module, name: str, kept: list[str]) -> bool:
     return (type(module) is nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, kept)
 
 
-def _float32_pattern(model: PreTrainedModel) -> re.Pattern[str] | None:
+def float32_pattern(model: PreTrainedModel) -> re.Pattern[str] | None:
     """Matches names of parameters that stay in float32 when the model is loaded in bf16 (`_get_dtype_plan`)."""
     plan = model._get_dtype_plan(torch.bfloat16)
     return re.compile("|".join(f"(?:{re.escape(key).replace(chr(92) + '*', '.*')})" for key in plan)) if plan else None

@@ -43,7 +43,23 @@ def load_tasks() -> dict[str, Task]:
 
     gc.freeze()
     gc.enable()
-    return {"ping": lambda request: None, "architecture": describe_folder}
+    return {"ping": lambda request: None, "architecture": describe_folder, "warm": _warm, "trace": _trace}
+
+
+def _warm(request: dict[str, Any]) -> None:
+    """Import what a trace needs, so that the first one need not wait for it."""
+    gc.disable()
+    import engine.worker.trace.task  # noqa: F401
+
+    gc.freeze()  # also for the forks: what is never looked at is never copied
+    gc.enable()
+
+
+def _trace(request: dict[str, Any]) -> Any:
+    _warm(request)
+    from engine.worker.trace.task import answer
+
+    return answer(request)
 
 
 def answer(line: str, tasks: dict[str, Task]) -> dict[str, Any]:

@@ -45,9 +45,9 @@ KEYS: list[tuple[str, list[bytes], tuple[bytes, bytes]]] = [
 def app() -> None:
     """The app with the model, in the child process."""
     sys.path.insert(0, str(ROOT))
+    from engine.memory.card import Card
     from tests.tui.models import KnownModels, llama_405b
     from tui.app import LoradeckApp
-    from tui.card import Card
 
     model = llama_405b()
     deck = LoradeckApp(read_card=lambda _: Card("H100", 79 * 2**30), inspector=KnownModels(model))

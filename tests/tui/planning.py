@@ -7,10 +7,10 @@ from typing import Any
 from textual.pilot import Pilot
 
 from engine.architecture import Architecture
+from engine.memory.card import Card
 from tests.tui.conftest import GIB, NOW, until
 from tests.tui.models import KnownModels, llama
 from tui.app import LoradeckApp
-from tui.card import Card
 from tui.draft import Draft
 from tui.screens.plan import PlanScreen
 from tui.widgets.line import Line

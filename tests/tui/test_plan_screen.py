@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
+from engine.memory.card import Card
 from tests.tui.conftest import GIB, until
 from tests.tui.models import llama, llama_405b
 from tests.tui.planning import SMOLLM, draft_of, line, planned, planning_app, rows_of, tree_of
 from tui.app import LoradeckApp
-from tui.card import Card
 from tui.screens.choose import ChooseScreen
 from tui.screens.help import HelpScreen
 from tui.screens.monitor import MonitorScreen

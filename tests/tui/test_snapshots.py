@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
+from engine.memory.card import Card
 from tests.tui.conftest import NOW, RunFolder, until
 from tests.tui.models import KnownModels, llama_405b
 from tests.tui.planning import planned, planning_app, tree_of
 from tui.app import LoradeckApp
-from tui.card import Card
 from tui.screens.monitor import MonitorScreen
 from tui.screens.plan import PlanScreen
 from tui.screens.problems import ProblemsScreen

@@ -9,13 +9,13 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from engine.checks import read_spec
+from engine.memory.card import Card
 from engine.runs.store import Run, list_runs
 from tests.conftest import wait_for_end
 from tests.tui.conftest import until
 from tests.tui.models import llama
 from tests.tui.planning import planned, planning_app
 from tui.app import LoradeckApp
-from tui.card import Card
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.monitor import MonitorScreen
 from tui.screens.plan import PlanScreen

@@ -21,7 +21,6 @@ from engine.checks import Problem
 from engine.runs.store import Run
 from tui import plan_words, plan_work
 from tui.background import in_background
-from tui.card import Card
 from tui.draft import UNSET, Draft
 from tui.glyphs import Glyphs
 from tui.plan_work import Checked
@@ -39,6 +38,7 @@ from tui.widgets.tree_columns import header
 from tui.widgets.words import Words
 
 if TYPE_CHECKING:
+    from engine.memory.card import Card
     from tui.app import LoradeckApp
 
 DEBOUNCE_S = 0.3

@@ -1,0 +1,75 @@
+"""Lengths of the rows in tokens, and the largest batch that they can form."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Any
+
+from engine.memory.request import Batch
+from engine.spec import RunSpec
+
+ASSUMED_TOKENS = 1024
+"""Length of a row where neither the data nor `max_length` says one."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Of the training rows, as the model's tokenizer makes them, before any is cut."""
+
+    tokens: tuple[int, ...]
+    """Sorted; of all rows, or of a sample."""
+    rows: int
+    """Rows in all."""
+    labelled_share: float = 1.0
+    """Part of the tokens that is learnt."""
+
+    @property
+    def is_sample(self) -> bool:
+        return len(self.tokens) < self.rows
+
+    @property
+    def longest(self) -> int:
+        return self.tokens[-1]
+
+    def share_longer_than(self, tokens: int) -> float:
+        """Part of the rows that `max_length: tokens` would cut."""
+        return 1 - bisect_right(self.tokens, tokens) / len(self.tokens)
+
+    def percentile(self, share: float) -> int:
+        """The length that `share` of the rows do not exceed."""
+        return self.tokens[min(len(self.tokens) - 1, int(share * len(self.tokens)))]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"tokens": list(self.tokens), "rows": self.rows, "labelled_share": self.labelled_share}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Lengths:
+        return cls(tuple(raw["tokens"]), raw["rows"], raw["labelled_share"])
+
+
+def row_tokens(spec: RunSpec, lengths: Lengths | None) -> int:
+    """The longest row of a batch: that of the data, cut at `max_length`. A sample's longest row is not the data's."""
+    limits = [] if spec.data.max_length is None else [spec.data.max_length]
+    if lengths is not None and (not lengths.is_sample or not limits):
+        limits.append(lengths.longest)
+    return min(limits, default=ASSUMED_TOKENS)
+
+
+def largest_batches(spec: RunSpec, lengths: Lengths | None) -> tuple[Batch, Batch | None]:
+    """The largest batch of training, and that of evaluation where rows are held out."""
+    tokens = row_tokens(spec, lengths)
+    if multiple := spec.training.pad_to_multiple_of:
+        tokens = -(-tokens // multiple) * multiple
+    share = 1.0 if lengths is None else lengths.labelled_share
+
+    def batch(rows: int) -> Batch:
+        if spec.data.packing:
+            part = tokens if lengths is None else min(tokens, max(1, lengths.percentile(0.5)))
+            parts = (*[part] * (tokens // part), *([tokens % part] if tokens % part else []))
+            return Batch(rows, tokens, labelled_share=share, packed_lengths=parts)
+        return Batch(rows, tokens, padded=rows > 1, labelled_share=share)
+
+    training = spec.training
+    evaluation = batch(training.per_device_eval_batch_size) if spec.has_eval else None
+    return batch(training.per_device_train_batch_size), evaluation
