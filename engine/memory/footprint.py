@@ -11,7 +11,7 @@ Verdict = Literal["fits", "tight", "does not fit"]
 Category = Literal[
     "weights", "adapters", "gradients", "optimizer", "activations", "logits", "workspaces", "cache", "context"
 ]
-"""`cache` is what PyTorch's allocator holds and no tensor uses; `context` the CUDA context, on the CPU the libraries."""
+"""`cache` is what PyTorch's allocator holds and no tensor uses; `context` the CUDA context, or the CPU's libraries."""
 Phase = Literal["load", "forward", "backward", "optimizer", "evaluation"]
 
 TIGHT_SHARE = 0.08
