@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,9 @@ from engine.catalog import ModelUnavailable, Progress, cache_folder, find_config
 
 ARCHITECTURE_TIMEOUT_S = 120.0
 """A cold start takes seconds and the largest model under one; a machine that swaps is given time."""
+
+DEATH_PERIOD_S = 0.2
+"""How often the process is looked at while its reply is waited for: a fork of it holds the pipe open when it is dead."""
 
 _numbers = itertools.count()
 
@@ -71,7 +75,7 @@ class Inspector:
         with self._process_lock:
             self._closed = True
             if self._process is not None:
-                self._process.kill()
+                _kill(self._process)
         with self._one_request, self._process_lock:  # the one in progress has met the end of the pipe
             self._end()
             self._log_path.unlink(missing_ok=True)
@@ -145,8 +149,13 @@ class Inspector:
         answers = select.poll()
         answers.register(process.stdout, select.POLLIN)
         while not (chunks and chunks[-1].endswith(b"\n")):
-            if not answers.poll(max(deadline - time.monotonic(), 0.0) * 1000):
-                process.kill()
+            left_s = max(deadline - time.monotonic(), 0.0)
+            if not answers.poll(min(left_s, DEATH_PERIOD_S) * 1000):
+                if process.poll() is not None:
+                    raise InspectorError(self._how_it_died(process, task))
+                if left_s > DEATH_PERIOD_S:
+                    continue
+                _kill(process)
                 raise InspectorError(f"{_what(task)} took more than {timeout_s:.0f} s and was stopped.")
             chunk = os.read(process.stdout.fileno(), 1 << 20)
             if not chunk:
@@ -177,7 +186,7 @@ class Inspector:
         process, self._process = self._process, None
         if process is None:
             return
-        process.kill()
+        _kill(process)
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
@@ -216,10 +225,19 @@ class Inspector:
         return f"{_what(task)} failed: the process ended ({said[:300]}). `loradeck doctor` checks this installation."
 
 
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """It and what it has forked: it leads a process group of its own, which outlives it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _what(task: str) -> str:
-    return {"architecture": "Reading the model's structure", "trace": "Tracing the run's memory"}.get(
-        task, f"The inspector's task {task!r}"
-    )
+    names = {
+        "architecture": "Reading the model's structure",
+        "trace": "Tracing the run's memory",
+        "lengths": "Counting the rows' tokens",
+    }
+    return names.get(task, f"The inspector's task {task!r}")
 
 
 def _remove_logs_of_dead_processes(folder: Path) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from bisect import bisect_right
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from engine.catalog import cache_folder
+from engine.inspector import Inspector, InspectorError
 from engine.memory.request import Batch
+from engine.runs.store import write_atomically
 from engine.spec import RunSpec
 
+LENGTHS_TIMEOUT_S = 60.0
 ASSUMED_TOKENS = 1024
 """Length of a row where neither the data nor `max_length` says one."""
 
@@ -73,3 +81,41 @@ def largest_batches(spec: RunSpec, lengths: Lengths | None) -> tuple[Batch, Batc
     training = spec.training
     evaluation = batch(training.per_device_eval_batch_size) if spec.has_eval else None
     return batch(training.per_device_train_batch_size), evaluation
+
+
+def measured(spec: RunSpec, inspector: Inspector) -> Lengths | None:
+    """Lengths of the rows of a resolved spec, kept on disk while files and tokenizer are the same.
+
+    None where they cannot be known: no tokenizer on this machine, or rows with faults, which other checks name.
+    """
+    path = cache_folder() / "lengths" / f"{_key(spec)}.json"
+    try:
+        return Lengths.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    try:
+        raw = inspector.request("lengths", LENGTHS_TIMEOUT_S, spec=spec.model_dump())
+    except InspectorError:
+        return None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(raw).encode())
+    except OSError:
+        pass  # it is measured again the next time
+    return Lengths.from_json(raw)
+
+
+def _key(spec: RunSpec) -> str:
+    train = [spec.data.train] if isinstance(spec.data.train, str) else spec.data.train
+    files = [Path(name) for name in train] + sorted(Path(spec.model.name_or_path).glob("*token*"))
+    stamps = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := _stat(file))]
+    data = spec.data.model_dump(exclude={"eval", "max_length", "packing", "packing_strategy", "samples"})
+    asked = [stamps, data, spec.model.name_or_path, spec.model.revision, spec.training.seed]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except OSError:
+        return None

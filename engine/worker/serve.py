@@ -43,11 +43,14 @@ def load_tasks() -> dict[str, Task]:
 
     gc.freeze()
     gc.enable()
-    return {"ping": lambda request: None, "architecture": describe_folder, "warm": _warm, "trace": _trace}
+    tasks: dict[str, Task] = {"architecture": describe_folder, "warm": _warm, "trace": _trace, "lengths": _lengths}
+    return {"ping": lambda request: None, **tasks}
 
 
 def _warm(request: dict[str, Any]) -> None:
-    """Import what a trace needs, so that the first one need not wait for it."""
+    """Import what a trace and the lengths need, so that the first one need not wait for it."""
+    if "engine.worker.trace.task" in sys.modules:
+        return
     gc.disable()
     import engine.worker.trace.task  # noqa: F401
 
@@ -60,6 +63,13 @@ def _trace(request: dict[str, Any]) -> Any:
     from engine.worker.trace.task import answer
 
     return answer(request)
+
+
+def _lengths(request: dict[str, Any]) -> Any:
+    _warm(request)
+    from engine.worker.lengths import measure
+
+    return measure(request)
 
 
 def answer(line: str, tasks: dict[str, Task]) -> dict[str, Any]:

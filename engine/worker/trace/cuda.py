@@ -139,14 +139,20 @@ def as_on_cuda(capability: tuple[int, int], log: StorageLog, *, bf16_stands_for_
 
     def state_buffer(optimizer: Any, parameter: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         # bitsandbytes/optim/optimizer.py, get_state_buffer: only states of 100,000 numbers and more are paged
-        buffer = torch.zeros_like(parameter, dtype=dtype)
         if optimizer.is_paged and parameter.numel() >= 1e5:
-            log.page_out(buffer)
+            return managed(*parameter.shape, dtype=dtype)
+        return torch.zeros_like(parameter, dtype=dtype)
+
+    def managed(*shape: int, dtype: torch.dtype = torch.float32, device: object = None) -> Tensor:
+        buffer = torch.empty(shape, dtype=dtype)
+        log.page_out(buffer)
         return buffer
 
     patches: list[tuple[Any, str, Any]] = [
         (accelerate_memory, "clear_device_cache", lambda garbage_collection=False: log.flush()),
         (bnb_optimizer.Optimizer8bit, "get_state_buffer", state_buffer),
+        (bnb_optimizer.F, "get_paged", managed),  # AdEMAMix asks for it itself
+        (bnb_optimizer.F, "fill", lambda *arguments, **options: None),
         (bnb_optimizer, "sync_gpu", lambda tensor: None),
         (nn.functional, "scaled_dot_product_attention", attention_on(capability)),
         (nn.functional, "softmax", fused_softmax),

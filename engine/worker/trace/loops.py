@@ -205,11 +205,18 @@ def train_plainly(model: PreTrainedModel, request: TraceRequest, mode: FakeTenso
 def for_cpu(spec: RunSpec) -> tuple[RunSpec, bool]:
     """`spec` as the CPU's autocast can run it, and whether it was for float16: bfloat16 then stands for it, which has
     the same size and no loss scaler."""
-    training, fp16 = spec.training, bool(spec.training.fp16)
+    fp16 = bool(spec.training.fp16)
+    changes: dict[str, dict[str, Any]] = {"hardware": {"device": "cpu"}}
     if fp16:
-        training = training.model_copy(update={"fp16": False, "bf16": True})
-    hardware = spec.hardware.model_copy(update={"device": "cpu"})
-    return spec.model_copy(update={"training": training, "hardware": hardware}), fp16
+        changes["training"] = {"fp16": False, "bf16": True}
+        changes["model"] = {"dtype": _bfloat16(spec.model.dtype)}
+        changes["quantization"] = {"bnb_4bit_compute_dtype": _bfloat16(spec.quantization.bnb_4bit_compute_dtype)}
+    sections = {name: getattr(spec, name).model_copy(update=update) for name, update in changes.items()}
+    return spec.model_copy(update=sections), fp16
+
+
+def _bfloat16(dtype: str) -> str:
+    return "bfloat16" if dtype == "float16" else dtype
 
 
 def cast_adapters(model: Any, dtype: torch.dtype) -> None:

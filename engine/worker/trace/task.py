@@ -20,6 +20,7 @@ import transformers.utils.import_utils as imports
 from bitsandbytes.functional import dequantize_4bit
 from peft.tuners.lora import dora, layer, variants
 from peft.utils.integrations import dequantize_module_weight
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.memory.allocator import Allocator, least_capacity
 from engine.memory.formula import LOSS_COLUMNS
@@ -46,8 +47,8 @@ def traced(request: TraceRequest) -> dict[str, Any]:
     return {**summary(log, request), "seconds": time.perf_counter() - began}
 
 
-def run(request: TraceRequest) -> StorageLog:
-    """Trace `request`. Raises NotInspectable, NotTraceable, and whatever the libraries raise."""
+def run(request: TraceRequest, mode: FakeTensorMode | None = None) -> StorageLog:
+    """Trace `request`, in a mode of its own. Raises NotInspectable, NotTraceable, and whatever the libraries raise."""
     capability = request.capability
     flash = request.spec.model.attn_implementation in FLASH_ATTENTION  # unpads rows itself and takes no mask
     log = StorageLog(
@@ -56,7 +57,7 @@ def run(request: TraceRequest) -> StorageLog:
         padded=not flash and (request.train.padded or bool(request.train.packed_lengths)),
         labelled_share=request.train.labelled_share,
     )
-    mode = QuickFakeMode()
+    mode = mode or QuickFakeMode()
     config = read_shortened_config(Path(request.config_folder), request.spec.model.name_or_path, request.layers)
     is_trl = request.recipe == "trl"
     spec, fp16 = for_cpu(request.spec) if is_trl else (request.spec, False)
