@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,3 +15,9 @@ def inspector() -> Iterator[Inspector]:
     with Inspector() as running:
         running.request("warm", 120)
         yield running
+
+
+@pytest.fixture(autouse=True)
+def no_kept_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces that other runs of these tests kept would hide what is made."""
+    monkeypatch.setenv("LORADECK_CACHE", str(tmp_path / "cache"))
