@@ -19,7 +19,7 @@ def prepare(spec: RunSpec, folder: Path, progress: Progress | None = None) -> Ru
     `folder` is what relative paths start from. Raises InvalidSpec with every problem found.
     """
     problems: list[Problem] = []
-    resolved = _with_absolute_paths(spec, folder)
+    resolved = with_absolute_paths(spec, folder)
     try:
         resolved = _for_device(resolved, visible_gpus())
     except InvalidSpec as error:
@@ -49,7 +49,9 @@ def _with(spec: RunSpec, section: str, **values: object) -> RunSpec:
     return spec.model_copy(update={section: getattr(spec, section).model_copy(update=values)})
 
 
-def _with_absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
+def with_absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
+    """`spec` with paths that start at `folder` made absolute; a name that is no folder there stays a hub id."""
+
     def absolute(paths: str | list[str]) -> str | list[str]:
         if isinstance(paths, list):
             return [str((folder / Path(path).expanduser()).absolute()) for path in paths]

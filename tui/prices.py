@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.architecture import DTYPE_BYTES, Architecture, Module, Target
+from engine.architecture import Architecture, Module, Target
+from engine.memory.decoder import decoder_of
 from engine.memory.footprint import Footprint
-from engine.memory.formula import Shape, state_bytes
+from engine.memory.formula import adapter_number_bytes, layer_bytes, row_length, state_bytes
+from engine.memory.layer_bytes import LayerBytes
 from engine.spec import RunSpec
 
 
@@ -18,9 +20,9 @@ class Prices:
     """For each trained parameter: itself, its gradient and its optimizer state, where they are there at the peak."""
     saved_tokens: float
     """Tokens whose adapter activations are held at the peak."""
-    activation_bytes: int
-    """Bytes of one activation."""
-    dropout: bool
+    saved_weights: float
+    """Part of the weights that adapters expand (DoRA) that is held at the peak."""
+    layers: LayerBytes
     use_dora: bool
 
     @classmethod
@@ -28,29 +30,35 @@ class Prices:
         cls, spec: RunSpec, architecture: Architecture, peak: Footprint, longest_row_tokens: int | None, on_cpu: bool
     ) -> Prices:
         """Prices at the peak that the formula predicts. Raises KeyError for a config without the usual sizes."""
-        training = spec.training
-        lengths = [length for length in (spec.data.max_length, longest_row_tokens) if length is not None]
-        tokens = training.per_device_train_batch_size * (min(lengths) if lengths else 1024)
+        training, decoder = spec.training, decoder_of(architecture)
+        layers = layer_bytes(spec, decoder, on_cpu)
+        own_bytes = adapter_number_bytes(spec)
+        in_step = peak.allocated_bytes in (peak.phases.get("forward"), peak.phases.get("backward"))
         at_loss = peak.categories["logits"] > 0
-        quantized = spec.quantization.load_in != "none"
-        own_bytes = DTYPE_BYTES["bfloat16" if quantized and not training.fp16 else "float32"]
-        layers = Shape.of(architecture.config).layers
-        # With checkpointing one layer's activations are held, and that only while the layer is computed again.
-        held = (0.0 if at_loss else tokens / layers) if training.activation_checkpointing else float(tokens)
+        held = 1.0 if in_step else 0.0  # nothing is held for backward in evaluation and in the optimizer's step
+        if training.activation_checkpointing:
+            # One layer's activations are held, and that only while the layer is computed again.
+            held = 0.0 if at_loss else held / decoder.shape.layers
+        trained = own_bytes + state_bytes(training.optim, own_bytes, on_cpu)
+        if peak.categories["gradients"]:
+            trained += own_bytes
+        if layers.setting.adapters_in_float32 and at_loss and in_step and not training.activation_checkpointing:
+            trained += layers.setting.each  # autocast's copy
         return cls(
-            trained_bytes=own_bytes + (0 if at_loss else own_bytes) + state_bytes(training.optim, own_bytes, on_cpu),
-            saved_tokens=held,
-            activation_bytes=4 if spec.quantization.bnb_4bit_compute_dtype == "float32" else 2,
-            dropout=spec.lora.lora_dropout > 0,
+            trained_bytes=trained,
+            saved_tokens=held * training.per_device_train_batch_size * row_length(spec, longest_row_tokens),
+            saved_weights=held,
+            layers=layers,
             use_dora=spec.lora.use_dora,
         )
 
     def adapter_bytes(self, target: Target, r: int) -> float:
         """Of an adapter of rank `r` on `target`."""
-        a_token = self.activation_bytes * r
-        if self.dropout:
-            a_token += target.in_features * (1 + self.activation_bytes)
-        return target.lora_parameters(r, self.use_dora) * self.trained_bytes + a_token * self.saved_tokens
+        return (
+            target.lora_parameters(r, self.use_dora) * self.trained_bytes
+            + self.layers.adapter_each_token(target, r) * self.saved_tokens
+            + self.layers.adapter_weights(target) * self.saved_weights
+        )
 
     def full_training_bytes(self, module: Module) -> float:
         """Of training a module in full (`modules_to_save`)."""

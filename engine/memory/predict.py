@@ -26,6 +26,8 @@ from engine.spec import DataSection, RunSpec, TrainingSection
 TRACE_TIMEOUT_S = 300.0
 """The largest model takes a tenth of it on two slow cores."""
 KEPT_TRACES = 500
+ASSUMED_CAPABILITY = (8, 0)
+"""Of a card of which only the size is known."""
 CPU_HEAP_SHARE = 0.29
 """By how much a trainer's resident memory on the CPU was seen to exceed base and traced peak, at most: the C library
 keeps freed heap."""
@@ -101,15 +103,24 @@ def best(question: Question, inspector: Inspector, tier: Tier = "full") -> Footp
 
 def by_formula(question: Question) -> Footprint:
     """The formula's answer, with the card's context."""
-    longest = None if question.lengths is None else largest_batches(question.spec, question.lengths)[0].tokens
-    footprint = formula.predict(question.spec, question.architecture, longest, question.card.on_cpu)
-    if question.card.on_cpu:
+    card, lengths = question.card, question.lengths
+    longest = None if lengths is None else largest_batches(question.spec, lengths)[0].tokens
+    footprint = formula.predict(
+        question.spec,
+        question.architecture,
+        longest,
+        card.on_cpu,
+        labelled_share=1.0 if lengths is None else lengths.labelled_share,
+        capability=card.compute_capability or ASSUMED_CAPABILITY,
+    )
+    footprint = replace(footprint, batch=_batch(question))
+    if card.on_cpu:
         return footprint
-    context = context_bytes(question.card)
+    context = context_bytes(card)
     return replace(
         footprint,
         categories={**footprint.categories, "context": context.likely_bytes},
-        device_bytes=footprint.allocated_bytes + context.likely_bytes,
+        device_bytes=footprint.device_bytes + context.likely_bytes,
         not_modelled=tuple(words for words in footprint.not_modelled if "CUDA context" not in words),
         notes=(context.source,),
     )
@@ -138,7 +149,7 @@ def request_for(question: Question, recipe: Recipe = "trl") -> TraceRequest:
         config_folder=str(question.config_folder),
         train=train,
         evaluation=evaluation,
-        capability=None if question.card.on_cpu else question.card.compute_capability or (8, 0),
+        capability=None if question.card.on_cpu else question.card.compute_capability or ASSUMED_CAPABILITY,
         recipe=recipe,
         expandable_segments=question.expandable_segments,
     )
@@ -161,10 +172,6 @@ def dressed(question: Question, tier: Tier, trace: dict[str, Any]) -> Footprint:
     """A trace as a Footprint: with the CUDA context, or on the CPU with what the libraries take."""
     categories: dict[Category, int] = dict(trace["categories"])
     phases: dict[Phase, int] = dict(trace["phases"])
-    train, evaluation = largest_batches(question.spec, question.lengths)
-    batch = {"rows": train.rows, "tokens": train.tokens}
-    if evaluation is not None:
-        batch |= {"evaluation_rows": evaluation.rows}
     notes: list[str] = []
     missing: list[str] = []
     reserved = least = None
@@ -201,11 +208,17 @@ def dressed(question: Question, tier: Tier, trace: dict[str, Any]) -> Footprint:
         paged_bytes=paged,
         range_bytes=extent if extent[0] < extent[1] else None,
         versions=library_versions(),
-        batch=batch,
+        batch=_batch(question),
         not_modelled=tuple(missing),
         notes=tuple(notes),
         seconds=trace["seconds"],
     )
+
+
+def _batch(question: Question) -> dict[str, int]:
+    train, evaluation = largest_batches(question.spec, question.lengths)
+    held_out = {} if evaluation is None else {"evaluation_rows": evaluation.rows}
+    return {"rows": train.rows, "tokens": train.tokens, **held_out}
 
 
 @cache
@@ -280,3 +293,12 @@ def _between(fewer: dict[str, Any], more: dict[str, Any], extrapolate: Any) -> d
         "events": fewer["events"] + more["events"],
         "seconds": fewer["seconds"] + more["seconds"],
     }
+
+
+def at_once(question: Question) -> Footprint | None:
+    """The best prediction that starts no process: a full trace that is on disk, else the formula's; None without."""
+    try:
+        trace = None if question.config_folder is None else kept(request_for(question))
+        return by_formula(question) if trace is None else dressed(question, "full", trace)
+    except KeyError:
+        return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 from collections import defaultdict
@@ -21,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.architecture import Architecture
+from engine.catalog import cache_folder
 from engine.checks import typed_spec
 from engine.inspector import Inspector
+from engine.memory import predict as predicting
 from engine.memory.card import Card
 from engine.memory.predict import NotPredicted, Question, predict
 from engine.spec import RunSpec
@@ -73,8 +76,8 @@ ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
 def _tiny(model_type: str, class_name: str, **more: Any) -> dict[str, Any]:
-    made: dict[str, Any] = _config(model_type, class_name, USUAL, **{"tie_word_embeddings": False, **ENDS, **more})
-    return made
+    made: dict[str, Any] = _config(model_type, class_name, USUAL, **{"tie_word_embeddings": False, **ENDS})
+    return {name: value for name, value in {**made, **more}.items() if value is not None}
 
 
 TINY: dict[str, dict[str, Any]] = {
@@ -92,7 +95,7 @@ TINY: dict[str, dict[str, Any]] = {
         **{"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 1024},
         **ENDS,
     },
-    "gpt-neox": _tiny("gpt_neox", "GPTNeoXForCausalLM"),
+    "gpt-neox": _tiny("gpt_neox", "GPTNeoXForCausalLM", num_key_value_heads=None),
     "granite": _tiny("granite", "GraniteForCausalLM"),
     "smollm3": _tiny("smollm3", "SmolLM3ForCausalLM"),
     "falcon": {
@@ -139,13 +142,19 @@ class Case:
     lora: dict[str, Any] = field(default_factory=dict)
     """More than the attention preset, and `select` in its place."""
     training: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     attention: str | None = None
 
     @property
     def name(self) -> str:
         kept = "checkpointed" if self.checkpointing else "kept"
         parts = [self.model, "cpu" if self.card.on_cpu else "cuda", self.load_in, kept, f"b{self.rows}"]
-        extras = {**self.lora, **self.training, **({"attention": self.attention} if self.attention else {})}
+        extras = {
+            **self.lora,
+            **self.training,
+            **self.data,
+            **({"attention": self.attention} if self.attention else {}),
+        }
         return " ".join([*parts, *(f"{name}={value}" for name, value in extras.items())])
 
     @property
@@ -183,6 +192,11 @@ def all_cases() -> Iterator[Case]:
         yield Case(model, card, rows=4, training={"gradient_accumulation_steps": 2})
         yield Case(model, card, rows=4, lora={"r": 128}, training={"optim": "adamw_8bit"})
         yield Case(model, card, rows=1, training={"per_device_eval_batch_size": 8})
+        yield Case(model, card, rows=2, data={"packing": True})
+        if model in PUBLISHED:
+            yield Case(model, card, rows=2, data={"max_length": 4096})
+        yield Case(model, card, rows=4, checkpointing=False, lora={"lora_dropout": 0.0})
+        yield Case(model, card, rows=4, checkpointing=False, lora={"lora_dropout": 0.0, "select": "all-linear"})
         yield Case(model, card, rows=1, lora={"modules_to_save": ["wte" if model == "gpt2" else "embed_tokens"]})
 
 
@@ -194,7 +208,7 @@ def question_for(case: Case, architecture: Architecture, folder: Path) -> Questi
         "model": {"name_or_path": str(folder), "attn_implementation": case.attention},
         "quantization": {"load_in": case.load_in},
         "lora": lora.model_dump(),
-        "data": {"train": "rows.jsonl", "eval_fraction": 0.1, "max_length": 512 if case.is_tiny else 1024},
+        "data": {"train": "rows.jsonl", "eval_fraction": 0.1, "max_length": 512 if case.is_tiny else 1024, **case.data},
         "training": {
             "per_device_train_batch_size": case.rows,
             "per_device_eval_batch_size": case.rows,
@@ -241,6 +255,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one object a line, with the peak of each phase")
     parser.add_argument("--cases", default="", help="parts of names, separated by commas")
     options = parser.parse_args()
+    # A folder of its own, for more traces than the app keeps: they would push out its own, and in the end each other.
+    os.environ["LORADECK_CACHE"] = str(cache_folder() / "formula_accuracy")
+    predicting.KEPT_TRACES = 10 * len(list(all_cases()))
     wanted = options.cases.split(",")
     rows = []
     for row in compared([case for case in all_cases() if all(part in case.name for part in wanted)]):
