@@ -9,21 +9,18 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.cli_memory import estimate, fit
+from engine.cli_output import AsJson, console, fail, print_json, printable, wrong_input_explained
 from engine.runs import control
 from engine.runs.store import ENDED, Run, RunBusy, RunNotFound, RunStatus, find_run, list_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import Console
-
     from engine.architecture import Architecture
     from engine.spec import RunSpec
 
@@ -41,7 +38,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a part of it, its folder, or `last`.")]
 
 
@@ -60,7 +56,7 @@ def demo(
     """Fine-tune a small real model on bundled rows, then show base against adapter."""
     from engine.demo import demo_spec, report
 
-    with _wrong_input_explained(as_json):
+    with wrong_input_explained(as_json):
         spec = _prepared(demo_spec(model), Path.cwd(), as_json)
     run = _launch(spec, as_json)
     open_app: OpenApp | None = context.obj
@@ -68,7 +64,7 @@ def demo(
         open_app(run, True)
     status = _follow(run, as_json)
     if status.state == "finished" and not as_json:
-        report(run, _console())
+        report(run, console())
         return
     _end(run, status, as_json)
 
@@ -82,7 +78,7 @@ def train(
     """Start a run. Ctrl-C stops it cleanly, with a checkpoint."""
     from engine.checks import read_spec
 
-    with _wrong_input_explained(as_json):
+    with wrong_input_explained(as_json):
         resolved = _prepared(read_spec(spec), spec.absolute().parent, as_json)
     run = _launch(resolved, as_json)
     _watch_or_leave(run, detach, as_json)
@@ -101,13 +97,13 @@ def new(
     text = starter_spec(model, train_file)
     if output is not None:
         if output.exists():
-            _fail(f"{output} exists and is left as it is. Choose another name.", 2, as_json)
+            fail(f"{output} exists and is left as it is. Choose another name.", 2, as_json)
         try:
             output.write_text(text, encoding="utf-8")
         except OSError as error:
-            _fail(f"{output} cannot be written: {error.strerror}.", 1, as_json)
+            fail(f"{output} cannot be written: {error.strerror}.", 1, as_json)
     if as_json:
-        _print_json({"path": None if output is None else str(output), "spec": text})
+        print_json({"path": None if output is None else str(output), "spec": text})
     elif output is None:
         typer.echo(text, nl=False)
     else:
@@ -129,7 +125,7 @@ def tree(
     architecture = _architecture(model, revision, as_json)
     root = fold(architecture, unfold)
     if as_json:
-        _print_json({**architecture.to_json(), "tree": root.to_json(depth)})
+        print_json({**architecture.to_json(), "tree": root.to_json(depth)})
         return
     for line in outline(architecture, root, depth):
         typer.echo(line)
@@ -154,12 +150,12 @@ def targets(
     from engine.targets import asked_for, selected, trainable_parameters
 
     architecture = _architecture(model, revision, as_json)
-    with _wrong_input_explained(as_json):
+    with wrong_input_explained(as_json):
         lora = asked_for(select, layers, exclude, r, architecture)
     matched = [name for name in architecture.targets if name in selected(lora, architecture).targets]
     trainable = trainable_parameters(lora, architecture)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "lora": lora.model_dump(),
                 "modules_matched": len(matched),
@@ -179,12 +175,16 @@ def targets(
     typer.echo(f"{trainable:,} trainable parameters, {share:.2%} of {architecture.total_parameters:,}")
 
 
+app.command()(estimate)
+app.command()(fit)
+
+
 @app.command()
 def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first."""
     statuses = [(run, run.read_status()) for run in list_runs()]
     if as_json:
-        _print_json([{"id": run.id, "folder": str(run.folder), **asdict(status)} for run, status in statuses])
+        print_json([{"id": run.id, "folder": str(run.folder), **asdict(status)} for run, status in statuses])
         return
     if not statuses:
         typer.echo("There are no runs yet. `loradeck demo` makes one; `loradeck new` writes a spec for your own.")
@@ -202,7 +202,7 @@ def runs(as_json: AsJson = False) -> None:
         losses = ("-" if value is None else f"{value:.4f}" for value in (status.loss, status.eval_loss))
         state = f"{status.state}: {status.cause}" if status.cause else status.state
         table.add_row(*(Text(cell) for cell in (run.id, state, status.model, status.data, step, *losses)))
-    _console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -211,12 +211,12 @@ def show(name: RunName, as_json: AsJson = False) -> None:
     run = _find(name, as_json)
     facts = _facts(run)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     for key, value in facts.items():
         if value not in (None, [], ""):
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-            typer.echo(f"{key:<12} {_printable(text)}")
+            typer.echo(f"{key:<12} {printable(text)}")
 
 
 @app.command()
@@ -265,27 +265,35 @@ def resume(
     try:
         checkpoint = resume_run(run)
     except (NotResumable, RunBusy) as error:
-        _fail(str(error), 1, as_json)
+        fail(str(error), 1, as_json)
     except OSError as error:
-        _fail(f"{run.folder} cannot be written: {error.strerror}.", 1, as_json)
+        fail(f"{run.folder} cannot be written: {error.strerror}.", 1, as_json)
     if not as_json:
         typer.echo(f"{run.id} goes on from {checkpoint.name if checkpoint else 'the beginning: it has no checkpoint'}.")
     _watch_or_leave(run, detach, as_json)
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    memory: Annotated[
+        bool, typer.Option("--memory", help="How far the memory of runs here came out from its prediction.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """What this machine has and lacks for QLoRA, and what to do about it."""
+    if memory:
+        _tell_outcomes(as_json)
+        return
     from engine.doctor import examine
 
     if as_json:
         findings = list(examine())
-        _print_json({"findings": [asdict(finding) for finding in findings]})
+        print_json({"findings": [asdict(finding) for finding in findings]})
     else:
         from rich.table import Table
         from rich.text import Text
 
-        console = _console()
+        screen = console()
         marks = {"ok": ("ok  ", "green"), "note": ("note", "yellow"), "bad": ("BAD ", "red")}
         findings = []
         for finding in examine():  # one by one: the probes at the end take seconds
@@ -295,11 +303,25 @@ def doctor(as_json: AsJson = False) -> None:
             row.add_column(width=4)
             row.add_column(width=16)
             row.add_column()
-            row.add_row(Text(mark, style), Text(finding.name), Text(_printable(finding.found)))
+            row.add_row(Text(mark, style), Text(finding.name), Text(printable(finding.found)))
             if finding.advice:
-                row.add_row("", "", Text(_printable(finding.advice), style="dim"))
-            console.print(row)
+                row.add_row("", "", Text(printable(finding.advice), style="dim"))
+            screen.print(row)
     raise typer.Exit(1 if any(finding.verdict == "bad" for finding in findings) else 0)
+
+
+def _tell_outcomes(as_json: bool) -> None:
+    from engine import doctor_memory
+    from engine.memory.history import history
+
+    outcomes = history()
+    if as_json:
+        print_json(doctor_memory.as_json(outcomes))
+    elif not outcomes:
+        typer.echo(doctor_memory.NONE_YET)
+    else:
+        for line in [*doctor_memory.lines(outcomes), "", *doctor_memory.sentences(outcomes)]:
+            typer.echo(line)
 
 
 def _prepared(spec: RunSpec, folder: Path, as_json: bool) -> RunSpec:
@@ -310,7 +332,7 @@ def _prepared(spec: RunSpec, folder: Path, as_json: bool) -> RunSpec:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def progress(label: str, done: int, total: int | None) -> None:
@@ -329,27 +351,32 @@ def _architecture(model: str, revision: str | None, as_json: bool) -> Architectu
         with Inspector() as inspector:
             return inspector.architecture(model, revision)
     except (ModelUnavailable, RequestRefused) as error:
-        _fail(str(error), 2, as_json)
+        fail(str(error), 2, as_json)
     except InspectorError as error:
-        _fail(str(error), 1, as_json)
+        fail(str(error), 1, as_json)
 
 
 def _launch(spec: RunSpec, as_json: bool) -> Run:
+    from engine.memory.at_launch import at_launch
+    from engine.memory.comparison import predicted_words
     from engine.runs.launch import launch
 
+    prediction = at_launch(spec)
     try:
-        run = launch(spec)
+        run = launch(spec, prediction)
     except OSError as error:
-        _fail(f"The run's folder cannot be written: {error.strerror} ({error.filename}).", 1, as_json)
+        fail(f"The run's folder cannot be written: {error.strerror} ({error.filename}).", 1, as_json)
     if not as_json:
         typer.echo(f"Run {run.id}")
+        if prediction is not None:
+            typer.echo(f"memory: {printable(predicted_words(prediction))}")
     return run
 
 
 def _watch_or_leave(run: Run, detach: bool, as_json: bool) -> None:
     if detach:
         if as_json:
-            _print_json({"id": run.id, "folder": str(run.folder)})
+            print_json({"id": run.id, "folder": str(run.folder)})
         else:
             typer.echo(f"It runs on its own. Watch: loradeck attach {run.id}    Stop: loradeck stop {run.id}")
         return
@@ -361,7 +388,7 @@ def _follow(run: Run, as_json: bool) -> RunStatus:
     from engine.follow import LeftRunning, follow
 
     try:
-        return follow(run, _console(stderr=as_json, quiet=as_json))
+        return follow(run, console(stderr=as_json, quiet=as_json))
     except LeftRunning:
         if not as_json:
             typer.echo(f"{run.id} is left to itself. Watch: loradeck attach {run.id}")
@@ -371,20 +398,21 @@ def _follow(run: Run, as_json: bool) -> RunStatus:
 def _end(run: Run, status: RunStatus, as_json: bool) -> None:
     """Print how the run ended and exit with the code that says it."""
     if as_json:
-        _print_json(_facts(run))
+        print_json(_facts(run))
     elif status.state == "stopped":
         typer.echo(f"Stopped after step {status.step:,}. Go on with: loradeck resume {run.id}")
     elif status.state == "finished":
         typer.echo(f"Finished. Adapter: {run.adapter_folder}")
     else:
         cause = f" ({status.cause})" if status.cause else ""
-        typer.echo(f"The run {status.state}{cause}. {_printable(status.message)}".rstrip(), err=True)
+        typer.echo(f"The run {status.state}{cause}. {printable(status.message)}".rstrip(), err=True)
         typer.echo(f"Its log: {run.log_path}    Go on with: loradeck resume {run.id}", err=True)
     raise typer.Exit(EXIT_OF_STATE.get(status.state, EXIT_OF_CAUSE.get(status.cause or "", 1)))
 
 
 def _facts(run: Run) -> dict[str, Any]:
     """What `show` tells. Names are those of the spec and of the events."""
+    from engine.memory.history import facts
     from engine.runs.events import read_events
 
     status = run.read_status()
@@ -398,6 +426,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "plan": newest.get("plan"),
         "last_step": newest.get("step"),
         "last_eval": newest.get("eval"),
+        "memory": facts(run),
         "error": newest.get("error") if status.state == "failed" else None,
         "oom": newest.get("oom") if status.cause == "oom" else None,
         "remedies": (newest.get("remedies") or {}).get("remedies") if status.cause == "oom" else None,
@@ -411,13 +440,13 @@ def _request(name: str, request: control.Request, as_json: bool) -> None:
     run = _find(name, as_json)
     status = run.read_status()
     if status.state in ENDED:
-        _fail(f"{run.id} is not running: {status.state}.", 1, as_json)
+        fail(f"{run.id} is not running: {status.state}.", 1, as_json)
     try:
         control.send(run.control_folder, request)
     except OSError as error:
-        _fail(f"{run.control_folder} cannot be written: {error.strerror}.", 1, as_json)
+        fail(f"{run.control_folder} cannot be written: {error.strerror}.", 1, as_json)
     if as_json:
-        _print_json({"id": run.id, "request": request})
+        print_json({"id": run.id, "request": request})
     else:
         when = "at once" if request == "resume" else "at the end of its step"
         typer.echo(f"{run.id} was asked to {request}; it answers {when}.")
@@ -427,52 +456,7 @@ def _find(name: str, as_json: bool) -> Run:
     try:
         return find_run(name)
     except RunNotFound as error:
-        _fail(str(error), 2, as_json)
-
-
-@contextmanager
-def _wrong_input_explained(as_json: bool) -> Iterator[None]:
-    """Turns wrong input into a message of every problem and exit code 2."""
-    from engine.checks import InvalidSpec
-
-    try:
-        yield
-    except InvalidSpec as error:
-        if as_json:
-            _print_json({"problems": [asdict(problem) for problem in error.problems]})
-        else:
-            count = len(error.problems)
-            typer.echo(f"Nothing was started: {count} problem{'s' if count > 1 else ''}.", err=True)
-            for problem in error.problems:
-                typer.echo(f"\n  {_printable(problem.field)}", err=True)
-                typer.echo(f"    {_printable(problem.reason)}", err=True)
-                if problem.hint:
-                    typer.echo(f"    -> {_printable(problem.hint)}", err=True)
-        raise typer.Exit(2) from None
-
-
-def _fail(message: str, code: Literal[1, 2], as_json: bool) -> NoReturn:
-    if as_json:
-        _print_json({"error": message})
-    else:
-        typer.echo(_printable(message), err=True)
-    raise typer.Exit(code)
-
-
-def _console(stderr: bool = False, quiet: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, quiet=quiet, markup=False, highlight=False, emoji=False)
-
-
-def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-def _printable(text: str) -> str:
-    from engine.follow import printable
-
-    return printable(text)
+        fail(str(error), 2, as_json)
 
 
 if __name__ == "__main__":

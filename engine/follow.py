@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from engine.memory.comparison import compared
 from engine.runs import control
 from engine.runs.events import Event, EventTail
 from engine.runs.store import ENDED, Run, RunStatus
@@ -87,6 +88,10 @@ class _View:
             self._step(event)
         elif kind == "eval":
             self.say(f"step {event['step']:,}: held-out loss {_number(event['eval_loss'])}", "cyan")
+        elif kind == "memory":
+            if (comparison := compared(event)) is not None:
+                when = "at the end" if event.get("when") == "end" else "after the first step"
+                self.say(f"memory {when}: {comparison.words}")
         elif kind == "checkpoint":
             self.say(f"step {event['step']:,}: checkpoint saved", "dim")
         elif kind in ("warning", "error"):

@@ -85,6 +85,22 @@ def resident_bytes(pid: int) -> int | None:
     return total
 
 
+def gpu_bytes_of(pid: int) -> int | None:
+    """Memory that a process holds on all GPUs together, or None where NVML does not know it: in a container pids are
+    at times not those that the driver knows."""
+    if not _nvml_starts():
+        return None
+    handles = [_or_none(pynvml.nvmlDeviceGetHandleByIndex, index) for index in range(pynvml.nvmlDeviceGetCount())]
+    held = [
+        process.usedGpuMemory
+        for handle in handles
+        if handle is not None
+        for process in _or_none(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+        if process.pid == pid and process.usedGpuMemory is not None
+    ]
+    return sum(held) if held else None
+
+
 def process_tree(pid: int) -> set[int]:
     """`pid` and its living descendants."""
     try:

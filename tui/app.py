@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 THEME_PERIOD_S = 1.0
 """How often a person's own themes are looked at for changes."""
 NOTICE_S = 15.0
+WARM_TIMEOUT_S = 120.0
+"""Imports of the training stack; seconds where the machine is not swapping."""
 
 
 def _read_card(device: str) -> Card:
@@ -69,6 +71,8 @@ class LoradeckApp(App[None]):
         now: Callable[[], float] = time.time,
         read_card: Callable[[str], Card] = _read_card,
         inspector: Inspector | None = None,
+        tracer: Inspector | None = None,
+        tracing: bool = True,
         settings: Settings | None = None,
         complaints: Iterable[str] = (),
     ) -> None:
@@ -89,6 +93,10 @@ class LoradeckApp(App[None]):
         self._plan: PlanScreen | None = None
         self._runs: RunsScreen | None = None
         self._inspector = inspector
+        self._tracer = tracer
+        self.tracing = tracing
+        """Whether memory is traced when typing pauses; else the formula alone predicts it."""
+        self._is_tracer_warmed = False
         self._own_themes = ThemeFolder(config_folder() / "themes")
         self.theme_names: set[str] = set()
         """The themes that come along and the person's own; Textual's are left out of the palette."""
@@ -136,6 +144,15 @@ class LoradeckApp(App[None]):
             self._inspector = Inspector()
         return self._inspector
 
+    @property
+    def tracer(self) -> Inspector | None:
+        """The process that traces memory, one of its own: a trace takes seconds, and models are asked for meanwhile."""
+        if self._tracer is None and self.tracing:
+            from engine.inspector import Inspector
+
+            self._tracer = Inspector()
+        return self._tracer if self.tracing else None
+
     def on_mount(self) -> None:
         if self.glyphs.ascii:
             self.add_class("-ascii")
@@ -152,8 +169,9 @@ class LoradeckApp(App[None]):
     def on_unmount(self) -> None:
         if self.glyphs.ascii:
             self._use_ascii_scrollbars(False)
-        if self._inspector is not None:
-            self._inspector.close()
+        for process in (self._inspector, self._tracer):
+            if process is not None:
+                process.close()
 
     @on(TabLine.Chosen)
     def _tab_chosen(self, message: TabLine.Chosen) -> None:
@@ -165,7 +183,7 @@ class LoradeckApp(App[None]):
             self._switch(self.runs_screen())
         elif tab == "plan":
             self._switch(self.plan_screen())
-            self._start_inspector()
+            self._start_processes()
         elif run := self.watched_run or next(iter(list_runs()), None):
             self.open_run(run)
         else:
@@ -193,17 +211,25 @@ class LoradeckApp(App[None]):
         else:
             self.switch_screen(screen)
 
-    def _start_inspector(self) -> None:
+    def _start_processes(self) -> None:
         from engine.inspector import InspectorError
         from tui.background import in_background
 
-        inspector = self.inspector
+        inspector, tracer = self.inspector, self.tracer
 
         def start() -> None:
             with suppress(InspectorError):  # the first request says why
                 inspector.start()
 
+        def warm() -> None:
+            with suppress(InspectorError):
+                assert tracer is not None
+                tracer.request("warm", WARM_TIMEOUT_S)
+
         in_background(start, "inspector")
+        if tracer is not None and not self._is_tracer_warmed:
+            self._is_tracer_warmed = True
+            in_background(warm, "tracer")
 
     def on_monitor_screen_ended(self) -> None:
         if self.leave_at_end:

@@ -6,15 +6,20 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.architecture import DTYPE_BYTES, Architecture
 from engine.checks import InvalidSpec, Problem, impossible_combinations, read_spec, typed_spec, write_spec
 from engine.memory.footprint import Footprint
 from engine.memory.formula import predict
+from engine.memory.lengths import Lengths, largest_batches
+from engine.memory.predict import Question, by_formula
 from engine.runs.store import write_atomically
 from engine.spec import LoraSection, RunSpec
 from engine.targets import Inexpressible, Selection, problems_with, selected, to_lora, trainable_parameters
+
+if TYPE_CHECKING:
+    from engine.memory.card import Card
 
 UNDO_DEPTH = 200
 UNSET = ""
@@ -34,8 +39,6 @@ class Totals:
     total_parameters: int | None = None
     adapter_bytes: int | None = None
     """Size of the adapter on disk."""
-    footprint: Footprint | None = None
-    """None also where the formula does not know this kind of model."""
 
 
 def empty_spec() -> RunSpec:
@@ -59,12 +62,12 @@ class Draft:
         """The model's tree, set when the inspector has it."""
         self.train_rows: int | None = None
         """Rows that will be trained on, set when they have been counted."""
-        self.longest_row_tokens: int | None = None
-        """Longest row, if it is known; else rows are taken to be as long as max_length."""
-        self.on_cpu = False
-        """Whether `device: auto` comes to the CPU here, set when the machine was looked at."""
+        self.lengths: Lengths | None = None
+        """Lengths of the training rows, if they are known; else rows are taken to be as long as max_length."""
+        self.card: Card | None = None
+        """What the run would be on here, set when the machine was looked at."""
         self._selected: tuple[LoraSection, Architecture, Selection] | None = None
-        self._predicted: tuple[tuple[RunSpec, Architecture, int | None, bool], Footprint | None] | None = None
+        self._predicted: tuple[tuple[object, ...], Footprint | None] | None = None
 
     @property
     def spec(self) -> RunSpec:
@@ -187,20 +190,38 @@ class Draft:
             trainable,
             self.architecture.total_parameters + trainable,
             trainable * DTYPE_BYTES["bfloat16" if quantized else "float32"],
-            self.footprint,
         )
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether `device: auto` comes to the CPU here."""
+        return self.card is not None and self.card.on_cpu
+
+    @property
+    def longest_row_tokens(self) -> int | None:
+        """Longest row of a batch, where the rows' lengths are known."""
+        return None if self.lengths is None else largest_batches(self._spec, self.lengths)[0].tokens
+
+    @property
+    def question(self) -> Question | None:
+        """What to ask a prediction for; None while the model or the card is not known."""
+        if self.architecture is None or self.card is None:
+            return None
+        return Question(self._spec, self.architecture, self.card, self.lengths)
+
+    @property
     def footprint(self) -> Footprint | None:
-        """Predicted memory, or None where the model is not known, or is of a kind that the formula does not know."""
+        """The formula's prediction, or None where the model is not known, or is of a kind that it does not know."""
         if self.architecture is None:
             return None
-        state = (self._spec, self.architecture, self.longest_row_tokens, self.on_cpu)
+        state = (self._spec, self.architecture, self.lengths, self.card)
         if self._predicted is None or any(now is not then for now, then in zip(state, self._predicted[0], strict=True)):
+            question = self.question
             try:
-                self._predicted = state, predict(*state)
+                footprint = by_formula(question) if question is not None else predict(self._spec, self.architecture)
             except KeyError:
-                self._predicted = state, None
+                footprint = None
+            self._predicted = state, footprint
         return self._predicted[1]
 
     def save(self, path: Path) -> None:

@@ -13,16 +13,18 @@ from tui.glyphs import Glyphs
 from tui.units import amount, count
 
 if TYPE_CHECKING:
-    from engine.memory.card import Card
+    from engine.memory.card import Card, OtherProcess
 
 PARTS: tuple[tuple[str, tuple[Category, ...], str], ...] = (
     ("weights", ("weights",), "$primary"),
     ("adapters, optimizer", ("adapters", "gradients", "optimizer"), "$success"),
     ("activations", ("activations",), "$accent"),
     ("logits", ("logits",), "$secondary"),
-    ("other", ("workspaces", "context"), "$foreground 60%"),
+    ("other", ("workspaces",), "$foreground 80%"),
+    ("cached", ("cache",), "$foreground 40%"),
+    ("context", ("context",), "$foreground 60%"),
 )
-"""The bar's segments from the left: name, what it adds up, colour."""
+"""The bar's segments from the left: name, what it adds up, colour. `cached` is what no tensor uses."""
 VERDICTS: dict[Verdict, tuple[str, str]] = {
     "fits": ("FITS", "bold $success"),
     "tight": ("TIGHT", "bold $warning"),
@@ -30,6 +32,7 @@ VERDICTS: dict[Verdict, tuple[str, str]] = {
 }
 BAR_LABEL = "memory "
 WIDE = 100
+OTHERS_NAMED = 3
 
 
 def totals(spec: RunSpec, known: Totals, glyphs: Glyphs, width: int) -> Content:
@@ -66,11 +69,23 @@ def _steps(known: Totals, long: bool) -> str:
     return f"{known.steps_per_epoch:,}/epoch, {known.total_steps:,} steps"
 
 
-def memory(footprint: Footprint | None, why_not: str, card: Card | None, glyphs: Glyphs, width: int) -> Content:
+def tier(footprint: Footprint, layers: int | None = None) -> str:
+    """How a prediction was made; `layers` is the most that were traced at a time, where not all were."""
+    if footprint.tier == "formula":
+        return "formula"
+    if footprint.tier == "shallow":
+        return f"traced on {layers if layers is not None else 'few'} layers"
+    return f"traced, trl {'.'.join(footprint.versions.get('trl', '').split('.')[:2])}".removesuffix(", trl ")
+
+
+def no_memory(why_not: str, card: Card | None) -> Content:
+    """The line where there is no prediction."""
+    free = "" if card is None or card.free_bytes is None else f"{amount(card.free_bytes)} free, {card.name}"
+    return Content.styled(f"{BAR_LABEL}{why_not}{'   ' + free if free else ''}", "$secondary")
+
+
+def memory(footprint: Footprint, tier: str, card: Card | None, glyphs: Glyphs, width: int) -> Content:
     """Two lines: the stacked bar against what is free with the verdict, and what its segments are."""
-    if footprint is None:
-        free = "" if card is None or card.free_bytes is None else f"{amount(card.free_bytes)} free, {card.name}"
-        return Content.styled(f"{BAR_LABEL}{why_not}{'   ' + free if free else ''}", "$secondary")
     free_bytes = card.free_bytes if card is not None else None
     if free_bytes is None:
         said = f" {amount(footprint.device_bytes)}, {'free memory unknown' if card else 'reading what is free'}"
@@ -83,7 +98,46 @@ def memory(footprint: Footprint | None, why_not: str, card: Card | None, glyphs:
     room = max(4, width - len(BAR_LABEL) - len(end) - 2)
     bar = _bar(footprint, scale_bytes, free_bytes, glyphs, room)
     first = Content.assemble((BAR_LABEL, "$secondary"), (left, "$secondary"), bar, (right, "$secondary"), end)
-    return Content("\n").join([first, _legend(footprint, card, glyphs, width)])
+    return Content("\n").join([first, _legend(footprint, tier, card, glyphs, width)])
+
+
+def remark(footprint: Footprint | None, why_not: str, card: Card | None, glyphs: Glyphs) -> str:
+    """Who else is on the card where it gets tight, and why there is no trace. Empty where there is nothing to say."""
+    parts = []
+    free_bytes = None if card is None else card.free_bytes
+    is_close = footprint is not None and free_bytes is not None and footprint.verdict(free_bytes) != "fits"
+    if card is not None and card.others and is_close:
+        others = sorted(card.others, key=lambda other: -(other.used_bytes or 0))
+        named = [_process(other) for other in others[:OTHERS_NAMED]]
+        if more := len(others) - len(named):
+            named.append(f"{more} more")
+        parts.append(f"others on the card: {', '.join(named)}")
+    if why_not:
+        parts.append(f"no trace: {' '.join(why_not.split())}")
+    return glyphs.plain("   ".join(parts))
+
+
+def _process(other: OtherProcess) -> str:
+    who = f"pid {other.pid}" if other.user is None else f"pid {other.pid}, {other.user}"
+    held = "" if other.used_bytes is None else f" {amount(other.used_bytes)}"
+    return f"{other.name} ({who}){held}" if other.name else f"{who}{held}"
+
+
+def details(footprint: Footprint, tier: str, why_not: str) -> list[str]:
+    """All that is known of a prediction, a line each."""
+    batch = footprint.batch
+    rows = f" for {batch['rows']:,} rows of {batch['tokens']:,} tokens" if {"rows", "tokens"} <= set(batch) else ""
+    lines = [f"{amount(footprint.device_bytes)} predicted, {tier}{rows}"]
+    lines += [f"{amount(size):>9} {category}" for category, size in footprint.categories.items() if size]
+    if footprint.least_bytes is not None:
+        lines.append(f"{amount(footprint.least_bytes)} is the least that works")
+    if footprint.range_bytes is not None:
+        low, high = map(amount, footprint.range_bytes)
+        lines.append(f"may come out at {low} to {high}")
+    lines += footprint.notes
+    if footprint.not_modelled:
+        lines.append(f"left out: {', '.join(footprint.not_modelled)}")
+    return [*lines, f"no trace: {why_not}"] if why_not else lines
 
 
 def _bar(footprint: Footprint, scale_bytes: int, free_bytes: int | None, glyphs: Glyphs, room: int) -> Content:
@@ -102,19 +156,28 @@ def _bar(footprint: Footprint, scale_bytes: int, free_bytes: int | None, glyphs:
     return Content.assemble(*cells)
 
 
-def _legend(footprint: Footprint, card: Card | None, glyphs: Glyphs, width: int) -> Content:
-    tier = f"predicted, {footprint.tier}"
-    parts: list[tuple[str, str]] = [(" " * len(BAR_LABEL), "")]
-    room = width - len(BAR_LABEL) - len(tier) - 2
+def _legend(footprint: Footprint, tier: str, card: Card | None, glyphs: Glyphs, width: int) -> Content:
+    said = f"predicted, {tier}"
+    indent = " " * (len(BAR_LABEL) if width >= WIDE else 0)
+    room = width - len(indent) - len(said) - 2
+    entries = []
     for (name, categories, style), fill in zip(PARTS, glyphs.fills, strict=True):
-        name = name if width >= WIDE else name.partition(",")[0]
         size = sum(footprint.categories.get(category, 0) for category in categories)
-        words = f"{name} {amount(size)}"
-        needed = len(words) + 4
-        if size and needed <= room:
-            parts += [(f"{fill} ", style), (words, "$secondary"), ("  ", "")]
+        if name == "context" and card is not None and card.on_cpu:
+            name = "libraries"
+        name = name if width >= WIDE else name.partition(",")[0]
+        if size:
+            entries.append((size, fill, style, f"{name} {amount(size)}"))
+    shown = []
+    for entry in sorted(entries, reverse=True):  # where there is no room for all, the largest
+        if (needed := len(entry[3]) + 4) <= room:
+            shown.append(entry)
             room -= needed
+    parts: list[tuple[str, str]] = [(indent, "")]
+    for entry in entries:
+        if entry in shown:
+            parts += [(f"{entry[1]} ", entry[2]), (entry[3], "$secondary"), ("  ", "")]
     if card is not None and len(card.name) + 2 <= room:
-        tier = f"{glyphs.plain(card.name)}  {tier}"
-    gap = max(0, width - sum(len(text) for text, _ in parts) - len(tier))
-    return Content.assemble(*parts, (" " * gap + tier, "$secondary"))
+        said = f"{glyphs.plain(card.name)}  {said}"
+    gap = max(0, width - sum(len(text) for text, _ in parts) - len(said))
+    return Content.assemble(*parts, (" " * gap + said, "$secondary"))

@@ -9,6 +9,10 @@ from engine.architecture import Architecture
 from engine.catalog import ModelUnavailable
 from engine.checks import InvalidSpec, Problem
 from engine.inspector import Inspector, InspectorError
+from engine.memory.at_launch import at_launch
+from engine.memory.card import card_of
+from engine.memory.footprint import Footprint
+from engine.memory.history import with_experience
 from engine.prepare import prepare
 from engine.rows import load_rows
 from engine.runs.launch import launch
@@ -29,13 +33,16 @@ class Checked:
     problems: list[Problem]
 
 
+def model_from(folder: Path, name: str) -> str:
+    """The model called `name` in a spec in `folder`: a folder beside the spec by its absolute path. Raises OSError."""
+    beside_spec = folder / Path(name).expanduser()
+    return str(beside_spec.absolute()) if name != "demo" and beside_spec.is_dir() else name
+
+
 def read_architecture(inspector: Inspector, name: str, revision: str | None, folder: Path) -> Architecture | str:
     """The model's tree, or why there is none, for a person. Slow."""
-    beside_spec = folder / Path(name).expanduser()
     try:
-        if name != "demo" and beside_spec.is_dir():
-            name = str(beside_spec.absolute())
-        return inspector.architecture(name, revision)
+        return inspector.architecture(model_from(folder, name), revision)
     except (ModelUnavailable, InspectorError, OSError) as error:
         return str(error)
 
@@ -81,9 +88,11 @@ def check(spec: RunSpec, folder: Path, inspector: Inspector, architecture: Archi
     return Checked(None if problems else resolved, problems)
 
 
-def start(spec: RunSpec) -> Run | str:
-    """The run of a resolved spec, started; or why it could not be."""
+def start(spec: RunSpec, traced: Footprint | None) -> Run | str:
+    """The run of a resolved spec, started; or why it could not be. `traced` is its prediction, if it was traced."""
     try:
-        return launch(spec)
+        if traced is None:
+            return launch(spec, at_launch(spec))
+        return launch(spec, with_experience(traced, card_of(spec.hardware.device)))
     except OSError as error:
         return f"The run could not be started: {error}"

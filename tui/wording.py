@@ -90,6 +90,8 @@ def measurements(state: RunState, glyphs: Glyphs, width: int) -> Content:
         pairs.append(("token accuracy", percent(accuracy)))
     if state.peak_bytes is not None:
         pairs.append(("peak", amount(state.peak_bytes)))
+        if state.plan is not None and state.plan.predicted_peak_bytes:
+            pairs.append(("predicted", amount(state.plan.predicted_peak_bytes)))
     gpus = state.memory.gpus_of(state.plan.device if state.plan else None)
     if gpus and not state.ended:
         gpu = gpus[0]

@@ -9,13 +9,14 @@ import re
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from engine.catalog import cache_folder
-from engine.hardware import Gpu, driver_version, sample, visible_gpus
+from engine.hardware import Gpu, driver_version, list_gpus, sample, visible_gpus
 from engine.memory.known_cards import FIRST_STEP_BYTES, GIB, KNOWN_CARDS, MIB, KnownCard, known, matching, nearest
 from engine.runs.store import write_atomically
 
@@ -91,16 +92,23 @@ def chosen_card(device: str) -> Card:
         return _here(gpus[place])
     if device not in ("cpu", "auto"):
         return Card(f"no {device} here", None, is_here=False)
-    host = sample(None)["host"]
-    total: int = host["total_bytes"]
-    return Card("host memory", total - host["used_bytes"], on_cpu=True, total_bytes=total)
+    return _host_memory()
+
+
+def card_of(device: str) -> Card:
+    """The card that a resolved spec runs on: `cpu`, or a GPU by the machine's own number, whatever is visible here."""
+    if device == "cpu":
+        return _host_memory()
+    number = device.partition(":")[2]
+    gpu = next((gpu for gpu in list_gpus() if str(gpu.index) == number), None)
+    return Card(f"no {device} here", None, is_here=False) if gpu is None else _here(gpu)
 
 
 def card_named(text: str) -> Card:
     """The card that a person means by `12GiB`, `24g`, a number of bytes, or a name such as `rtx4090` or `a100-80gb`.
 
-    GB is 2**30 bytes here, as in the names of cards. Of a bare size nothing else is known, so it is taken to have
-    bfloat16 and flash attention. Raises ValueError, in words for that person.
+    GB is 2**30 bytes here, as in the names of cards. Of a known card the driver's part is not free; a bare size is all
+    free, and is taken to have bfloat16 and flash attention. Raises ValueError, in words for that person.
     """
     words = text.strip().lower()
     if (size := _size_bytes(words)) is not None:
@@ -112,7 +120,7 @@ def card_named(text: str) -> Card:
         meant = candidates[0]
         return Card(
             meant.name,
-            meant.total_bytes,
+            meant.total_bytes - DRIVER_BYTES,
             total_bytes=meant.total_bytes,
             compute_capability=meant.compute_capability,
             is_here=False,
@@ -180,6 +188,12 @@ def store_context(name: str, measured_bytes: int) -> None:
         return
 
 
+def _host_memory() -> Card:
+    host = sample(None)["host"]
+    total: int = host["total_bytes"]
+    return Card("host memory", total - host["used_bytes"], on_cpu=True, total_bytes=total)
+
+
 def _here(gpu: Gpu) -> Card:
     reading = next((reading for reading in sample(None)["gpus"] if reading["index"] == gpu.index), None)
     total = gpu.total_bytes if reading is None else reading["total_bytes"]
@@ -231,12 +245,17 @@ def _context_path() -> Path:
 
 def _context_key(name: str) -> str | None:
     """What a context's size depends on. torch's release is read from its package, which needs no torch."""
-    driver = driver_version()
+    driver, torch = driver_version(), _torch_version()
+    return None if driver is None or torch is None else f"{short_name(name)}, driver {driver}, torch {torch}"
+
+
+@cache
+def _torch_version() -> str | None:
+    """Kept: looking for it takes 2.5 ms, and the plan asks at every keystroke."""
     try:
-        torch = importlib.metadata.version("torch")
+        return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         return None
-    return None if driver is None else f"{short_name(name)}, driver {driver}, torch {torch}"
 
 
 def _stored() -> dict[str, Any]:

@@ -53,9 +53,11 @@ FLASH_WIDEST = 256
 FLASH_LIBRARIES = ("flash_attention_2", "flash_attention_3")
 """They take rows of several lengths as they are, without a mask."""
 
-CPU_LIBRARIES_BYTES = 480 * 2**20
-"""Resident memory of a trainer on the CPU after its imports, before any model (measured: torch 2.13, transformers
-5.23, trl 1.16, peft 0.21, bitsandbytes 0.50)."""
+CPU_LIBRARIES_BYTES = 539 * 2**20
+"""Resident memory of a trainer on the CPU before any model: imports, tokenizer, the check of targets (measured: torch
+2.13, transformers 5.23, trl 1.16, peft 0.21, bitsandbytes 0.50)."""
+FILE_BYTES = 2
+"""Of a weight in a checkpoint: nearly all are in 16 bits."""
 
 STATE_BYTES = {
     "adamw_torch": None,
@@ -170,7 +172,7 @@ def predict(
         "activations": peak.activations,
         "logits": peak.logits,
         "workspaces": peak.workspaces + workspace,
-        "context": CPU_LIBRARIES_BYTES if on_cpu else 0,
+        "context": resident_beside_tensors(spec, architecture) if on_cpu else 0,
     }
     return Footprint(
         tier="formula",
@@ -180,10 +182,20 @@ def predict(
         device_bytes=sum(categories.values()),
         paged_bytes=trained.paged,
         not_modelled=(
-            "what loading leaves behind" if on_cpu else "the CUDA context, 0.1 to 0.6 GiB by card",
+            "heap that the C library keeps" if on_cpu else "the CUDA context, 0.1 to 0.6 GiB by card",
             "fragmentation",
         ),
     )
+
+
+def resident_beside_tensors(spec: RunSpec, architecture: Architecture) -> int:
+    """On the CPU: the libraries, and the pages of the weights' file that quantized weights were read from. The file is
+    mapped (safetensors) as long as any weight of it, such as the embedding, is used as it is."""
+    read = 0
+    if spec.quantization.load_in != "none":
+        quantized = (module for module in architecture.modules if module.quantized)
+        read = sum(p.count for module in quantized for p in module.parameters if p.name == "weight")
+    return CPU_LIBRARIES_BYTES + read * FILE_BYTES
 
 
 def row_length(spec: RunSpec, longest_row_tokens: int | None) -> int:

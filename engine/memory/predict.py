@@ -28,7 +28,7 @@ TRACE_TIMEOUT_S = 300.0
 KEPT_TRACES = 500
 ASSUMED_CAPABILITY = (8, 0)
 """Of a card of which only the size is known."""
-CPU_HEAP_SHARE = 0.29
+CPU_HEAP_SHARE = 0.40
 """By how much a trainer's resident memory on the CPU was seen to exceed base and traced peak, at most: the C library
 keeps freed heap."""
 
@@ -177,11 +177,11 @@ def dressed(question: Question, tier: Tier, trace: dict[str, Any]) -> Footprint:
     reserved = least = None
     paged = trace["paged_bytes"]
     if question.card.on_cpu:
-        base = formula.CPU_LIBRARIES_BYTES
+        base = formula.resident_beside_tensors(question.spec, question.architecture)
         categories["context"] = base
         device = base + trace["allocated_bytes"]
         extent = device, round(device * (1 + CPU_HEAP_SHARE))
-        notes.append("the C library keeps freed heap: a trainer was seen to hold up to 29 % more")
+        notes.append(f"the C library keeps freed heap: trainers were seen to hold up to {CPU_HEAP_SHARE:.0%} more")
     else:
         context = context_bytes(question.card)
         reserved = trace["reserved_bytes"]

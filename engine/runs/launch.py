@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import IO
 
 from engine.checks import write_spec
+from engine.memory.card import card_of
+from engine.memory.footprint import Footprint
+from engine.runs.prediction import Prediction, write_prediction
 from engine.runs.store import ENDED, Run, RunBusy, RunStatus, create_run, reveal, write_atomically
 from engine.spec import RunSpec
 
@@ -39,14 +42,17 @@ def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
     return TrainerCommand([sys.executable, "-m", "engine.worker", "train", str(run.folder)], environment)
 
 
-def launch(spec: RunSpec) -> Run:
+def launch(spec: RunSpec, prediction: Footprint | None = None) -> Run:
     """Start a new run of `spec` (resolved) in a folder of its own; it goes on when this process ends.
 
+    `prediction` is what it is expected to need; what it then does need is measured against it.
     Raises OSError where the folder cannot be written.
     """
     data = [spec.data.train] if isinstance(spec.data.train, str) else spec.data.train
     run = create_run(spec.model.name_or_path, hidden=True)
     write_atomically(run.spec_path, write_spec(spec).encode())
+    if prediction is not None:
+        write_prediction(run, Prediction(prediction, card_of(spec.hardware.device).name, spec.hardware.device == "cpu"))
     run.write_status(
         RunStatus(
             model=Path(spec.model.name_or_path).name,

@@ -90,6 +90,11 @@ class Run:
         return self.folder / "run.yaml"
 
     @property
+    def prediction_path(self) -> Path:
+        """The memory it was predicted to need, where it was launched with a prediction."""
+        return self.folder / "prediction.json"
+
+    @property
     def status_path(self) -> Path:
         return self.folder / "status.json"
 

@@ -11,8 +11,11 @@ import torch
 from transformers import AutoConfig, PrinterCallback
 from trl import SFTConfig
 
+from engine import architecture_cache
 from engine.checks import read_spec
+from engine.memory.footprint import Footprint
 from engine.rows import Rows, load_rows
+from engine.runs import prediction
 from engine.runs.events import EventWriter
 from engine.runs.store import Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
@@ -21,6 +24,7 @@ from engine.worker.callbacks import Reporter, Steering
 from engine.worker.data import check_chat_template, to_dataset, turns_left_out
 from engine.worker.failures import EXIT_CODES, BadSpec, explain
 from engine.worker.inspect import describe
+from engine.worker.measured import Measured
 from engine.worker.meta import NotInspectable
 from engine.worker.model import is_quantized, load_model, load_tokenizer, lora_config
 from engine.worker.requests import Requests, StopRequested
@@ -83,7 +87,10 @@ class Training:
         rows = load_rows(spec.data, spec.training.seed)
         trainer = self.trainer = self.set_up(spec, rows)
         self.requests.stop_if_asked()
-        self.announce(spec)
+        predicted = prediction.read(self.run)
+        self.announce(spec, predicted)
+        measured = Measured(self.events, trainer, predicted)
+        trainer.add_callback(measured)
         self.reporter.state("training")
 
         try:
@@ -92,9 +99,10 @@ class Training:
             trainer._save_checkpoint(trainer.model)
             raise
         if self.requests.stopping and trainer.state.global_step < trainer.state.max_steps:
+            measured.record("end")
             return False
 
-        self.finish(spec, rows)
+        self.finish(spec, rows, measured)
         return True
 
     def set_up(self, spec: RunSpec, rows: Rows) -> DeckTrainer:
@@ -161,7 +169,7 @@ class Training:
                 "Raise data.max_length, at the price of memory, or shorten the rows.",
             )
 
-    def announce(self, spec: RunSpec) -> None:
+    def announce(self, spec: RunSpec, predicted: Footprint | None) -> None:
         """Write the `plan` event."""
         trainer = self.trainer
         assert trainer is not None
@@ -180,18 +188,19 @@ class Training:
             effective_batch_size=spec.effective_batch_size,
             trainable_parameters=trainable,
             total_parameters=total,
-            predicted_peak_bytes=None,
+            predicted_peak_bytes=None if predicted is None else predicted.device_bytes,
             train_rows=len(trainer.train_dataset),
             device=spec.hardware.device,
             notes=[f"optim: {spec.training.optim}", f"precision: {precision}"],
         )
 
-    def finish(self, spec: RunSpec, rows: Rows) -> None:
+    def finish(self, spec: RunSpec, rows: Rows, measured: Measured) -> None:
         """What follows the last step: the held-out loss, the adapter, and answers to compare."""
         trainer = self.trainer
         assert trainer is not None
         if rows.held_out and spec.training.eval_strategy == "no":
             trainer.evaluate()
+        measured.record("end")  # the answers that follow are in no prediction
         trainer.phase = "save"
         self.reporter.state("saving")
         shutil.rmtree(self.run.adapter_folder, ignore_errors=True)
@@ -260,6 +269,9 @@ def check_targets(spec: RunSpec) -> None:
         architecture = describe(config, model.name_or_path)
     except NotInspectable as error:
         raise BadSpec(str(error)) from error
+    config_path = Path(model.name_or_path) / "config.json"
+    if config_path.is_file():  # the next run of this model can then be predicted at its launch
+        architecture_cache.write(architecture_cache.key(config_path), architecture)
     problems = problems_with(spec.lora, architecture, spec.quantization)
     if problems:
         raise BadSpec(". ".join(map(str, problems)), "`loradeck tree` shows this model's modules.")

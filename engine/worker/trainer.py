@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         """Where an out-of-memory error would strike: load, forward, backward, optimizer, eval, save."""
         self.batch_shape: list[int] | None = None
         """Rows and tokens of the batch at hand, padding included."""
+        self.largest_batch = [0, 0]
+        """Rows and tokens of the largest batch that was trained on."""
         if self.args.fp16:
             # TRL casts the adapters of a quantized model to bf16, which float16's loss scaler cannot unscale
             # (trl issue 4901): train them in fp32 there.
@@ -39,9 +42,10 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
                     parameter.data = parameter.data.float()
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self.batch_shape = list(inputs["input_ids"].shape)
         if self.model.training:
             self.phase = "forward"
-        self.batch_shape = list(inputs["input_ids"].shape)
+            self.largest_batch = max(self.largest_batch, self.batch_shape, key=math.prod)
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         if self.model.training:
             self.phase = "backward"

@@ -50,7 +50,7 @@ def app() -> None:
     from tui.app import LoradeckApp
 
     model = llama_405b()
-    deck = LoradeckApp(read_card=lambda _: Card("H100", 79 * 2**30), inspector=KnownModels(model))
+    deck = LoradeckApp(read_card=lambda _: Card("H100", 79 * 2**30), inspector=KnownModels(model), tracing=False)
     deck.plan_screen().draft.change("model.name_or_path", model.name_or_path)
     deck.run()
 

@@ -72,6 +72,10 @@ def test_a_run_from_start_to_adapter(tiny_spec: MakeSpec) -> None:
     plan = next(event for event in events if event["type"] == "plan")
     assert plan["total_steps"] == 4
     assert plan["effective_batch_size"] == 4
+    assert plan["predicted_peak_bytes"] is None
+    assert not run.prediction_path.exists()
+    memory = [(event["when"], event["predicted_device_bytes"]) for event in events if event["type"] == "memory"]
+    assert memory == [("first step", None), ("end", None)]
     # r 16 on q, k, v and o of two layers: 16 x (in + out) each
     assert plan["trainable_parameters"] == 2 * 16 * ((64 + 64) + 2 * (64 + 32) + (64 + 64))
     steps = [event for event in events if event["type"] == "step"]

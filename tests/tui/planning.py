@@ -21,8 +21,9 @@ FREE = Card("RTX 4070 SUPER", int(11.1 * GIB))
 
 
 def planning_app(model: Architecture = SMOLLM, free: Card = FREE, data: str = "", **options: Any) -> LoradeckApp:
-    """An app whose plan has `model` chosen already."""
-    app = LoradeckApp(now=lambda: NOW, read_card=lambda _: free, inspector=KnownModels(model), **options)
+    """An app whose plan has `model` chosen already. It traces nothing, as the model is nowhere on the disk."""
+    known = {"inspector": KnownModels(model), "tracing": False}
+    app = LoradeckApp(now=lambda: NOW, read_card=lambda _: free, **{**known, **options})
     app.plan_screen().draft.change_all({"model.name_or_path": model.name_or_path, "data.train": data})
     return app
 
@@ -32,7 +33,7 @@ async def planned(pilot: Pilot[None]) -> PlanScreen:
     await until(pilot, lambda: isinstance(pilot.app.screen, PlanScreen), "the plan is open")
     screen = pilot.app.screen
     assert isinstance(screen, PlanScreen)
-    await until(pilot, lambda: screen.draft.architecture and screen.card, "the model is read")
+    await until(pilot, lambda: screen.draft.architecture and screen.draft.card, "the model is read")
     await until(pilot, lambda: tree_of(pilot).display and tree_of(pilot).size.width > 0, "the tree is shown")
     return screen
 

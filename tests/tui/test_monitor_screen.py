@@ -51,7 +51,7 @@ async def test_a_run_is_shown_with_its_step_eta_charts_events_and_log(trained_ru
         assert "capacity 12.0 GiB" in chart(pilot, "side-chart")
         assert "predicted 8.0 GiB" in chart(pilot, "side-chart")
         assert "lr 1.2e-4   grad norm 0.620   1,940 tok/s" in said(pilot, "measurements")
-        assert "peak 7.9 GiB" in said(pilot, "measurements")
+        assert "peak 7.9 GiB   predicted 8.0 GiB" in said(pilot, "measurements")
         assert "eval loss 1.204 at step 100 (best), token accuracy 68.0 %" in said(pilot, "events")
         assert "checkpoint-100 saved" in said(pilot, "events")
         assert "/far/away" not in said(pilot, "events")

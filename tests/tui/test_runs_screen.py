@@ -17,7 +17,7 @@ OLDER, NEWER, NEWEST = (f"2026112{day}-052000-model-{day}{day}{day}{day}" for da
 
 
 def app() -> LoradeckApp:
-    return LoradeckApp(now=lambda: NOW, inspector=KnownModels())
+    return LoradeckApp(now=lambda: NOW, inspector=KnownModels(), tracing=False)
 
 
 def table_text(pilot: Pilot[None]) -> list[str]:

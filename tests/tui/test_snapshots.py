@@ -13,6 +13,7 @@ from tests.tui.conftest import NOW, RunFolder, until
 from tests.tui.models import KnownModels, llama_405b
 from tests.tui.planning import planned, planning_app, tree_of
 from tui.app import LoradeckApp
+from tui.screens.fit import FitScreen
 from tui.screens.monitor import MonitorScreen
 from tui.screens.plan import PlanScreen
 from tui.screens.problems import ProblemsScreen
@@ -72,7 +73,9 @@ def test_no_runs(snap_compare: Any) -> None:
         await until(pilot, lambda: pilot.app.screen.query_one("#empty").display, "the empty list is explained")
 
     assert snap_compare(
-        LoradeckApp(now=lambda: NOW, inspector=KnownModels()), terminal_size=(80, 24), run_before=explained
+        LoradeckApp(now=lambda: NOW, inspector=KnownModels(), tracing=False),
+        terminal_size=(80, 24),
+        run_before=explained,
     )
 
 
@@ -92,6 +95,20 @@ def test_plan(snap_compare: Any, size: tuple[int, int]) -> None:
         await pilot.pause()
 
     assert snap_compare(planning_app(), terminal_size=size, run_before=one_is_chosen)
+
+
+@SIZES
+def test_fit(snap_compare: Any, size: tuple[int, int]) -> None:
+    async def what_fits_is_listed(pilot: Pilot[None]) -> None:
+        screen = await planned(pilot)
+        screen.draft.change("training.per_device_train_batch_size", 16)
+        screen.draft_changed()
+        await pilot.press("g")
+        await until(pilot, lambda: isinstance(pilot.app.screen, FitScreen), "what fits is listed")
+        await pilot.pause()
+
+    card = Card("RTX 4070 SUPER", 768 * 2**20, compute_capability=(8, 9))
+    assert snap_compare(planning_app(free=card), terminal_size=size, run_before=what_fits_is_listed)
 
 
 def test_plan_with_much_room(snap_compare: Any) -> None:

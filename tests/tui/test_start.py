@@ -10,11 +10,12 @@ from textual.pilot import Pilot
 
 from engine.checks import read_spec
 from engine.memory.card import Card
+from engine.runs.prediction import read as read_prediction
 from engine.runs.store import Run, list_runs
 from tests.conftest import wait_for_end
 from tests.tui.conftest import until
 from tests.tui.models import llama
-from tests.tui.planning import planned, planning_app
+from tests.tui.planning import line, planned, planning_app
 from tui.app import LoradeckApp
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.monitor import MonitorScreen
@@ -33,7 +34,7 @@ async def problems(pilot: Pilot[None]) -> ProblemsScreen:
 
 
 async def test_an_empty_plan_lists_what_it_lacks_and_leads_to_the_field() -> None:
-    async with LoradeckApp(inspector=planning_app().inspector).run_test() as pilot:
+    async with LoradeckApp(inspector=planning_app().inspector, tracing=False).run_test() as pilot:
         await until(pilot, lambda: isinstance(pilot.app.screen, PlanScreen), "the plan is open")
         await pilot.press("f5")
         listed = await problems(pilot)
@@ -93,6 +94,10 @@ async def test_from_an_empty_app_to_a_running_training_by_keys_alone(tiny_model:
             await until(pilot, lambda: screen.draft.train_rows == 64, "the rows are counted")
             await pilot.press("space")
             assert len(screen.draft.selection.targets) == 2 * 7
+            await until(
+                pilot, lambda: "predicted, traced, trl" in line(pilot, "memory"), "the memory is traced", SLOW_S
+            )
+            predicted = screen.memory.footprint
             await pilot.press("f5")
             await until(pilot, lambda: isinstance(app.screen, MonitorScreen), "the run's monitor is open", SLOW_S)
             monitor = app.screen
@@ -100,6 +105,7 @@ async def test_from_an_empty_app_to_a_running_training_by_keys_alone(tiny_model:
             run = monitor.watched
             await until(pilot, lambda: monitor.state.step, "a step is trained", SLOW_S)
             assert read_spec(run.spec_path).lora.target_modules == screen.draft.spec.lora.target_modules
+            assert read_prediction(run) == predicted
     finally:
         if run is not None and (trainer := run.read_status().trainer_pid) is not None:
             kill(trainer, signal.SIGKILL)

@@ -39,7 +39,7 @@ def test_a_file_that_is_no_theme_is_a_readable_error(tmp_path: Path, text: str) 
 
 
 async def test_every_theme_can_be_chosen_while_the_app_runs() -> None:
-    app = LoradeckApp(inspector=KnownModels())
+    app = LoradeckApp(inspector=KnownModels(), tracing=False)
     async with app.run_test() as pilot:
         assert app.theme == DEFAULT_THEME
         app.theme = "light"
@@ -52,7 +52,7 @@ async def test_a_persons_own_theme_is_chosen_in_the_settings_and_changes_with_it
     themes.mkdir(parents=True)
     own = themes / "mine.yaml"
     own.write_text('primary: "#ff0000"\nbackground: "#111111"\n')
-    app = LoradeckApp(inspector=KnownModels(), settings=Settings(theme="mine"))
+    app = LoradeckApp(inspector=KnownModels(), tracing=False, settings=Settings(theme="mine"))
     async with app.run_test() as pilot:
         assert app.theme == "mine"
         await pilot.pause()
@@ -65,7 +65,7 @@ async def test_a_persons_own_theme_is_chosen_in_the_settings_and_changes_with_it
 async def test_a_theme_that_turns_bad_is_told_and_the_old_one_stays(config: Path) -> None:
     themes = config / "themes"
     themes.mkdir(parents=True)
-    app = LoradeckApp(inspector=KnownModels())
+    app = LoradeckApp(inspector=KnownModels(), tracing=False)
     async with app.run_test(notifications=True) as pilot:
         (themes / "mine.yaml").write_text("primary: no colour\n")
         await until(pilot, lambda: len(app._notifications), "it is told")

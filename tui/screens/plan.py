@@ -30,6 +30,7 @@ from tui.screens.plan_prompts import PlanPrompts
 from tui.units import amount
 from tui.widgets.field_help import FieldHelp
 from tui.widgets.line import Line
+from tui.widgets.memory_bar import MemoryBar
 from tui.widgets.module_tree import ModuleTree
 from tui.widgets.prompt import Prompt
 from tui.widgets.settings_panel import SettingsPanel
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 DEBOUNCE_S = 0.3
 """Pause in typing after which the model and the data are looked at."""
 CARD_PERIOD_S = 3.0
+WIDE = 112
+"""Columns from which layers and settings are side by side."""
 FLASH_S = 8.0
 
 NO_MODEL = """\
@@ -58,7 +61,7 @@ Its layers then show here: no weights are read for that.
 class PlanScreen(PlanDialogs):
     """Edits one draft. Whatever takes time runs in the background and comes back as a message."""
 
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (112, "-wide"), (170, "-broad")]  # noqa: RUF012  (Textual declares it so)
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide"), (170, "-broad")]  # noqa: RUF012  (Textual declares it so)
     AUTO_FOCUS = "ModuleTree"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "edit", id="plan.settings", tooltip="To the settings, and back to the layers."),
@@ -107,12 +110,11 @@ class PlanScreen(PlanDialogs):
         super().__init__()
         self.draft = draft
         self.glyphs = glyphs
-        self.card: Card | None = None
-        """The memory that the prediction is held against; None until it was read."""
         self.model_error = ""
         self.data_problems: list[Problem] = []
         self.is_checking = False
         """Whether F5 was pressed and its checks go on."""
+        self._spec_to_start = draft.spec
         self._asked_model: tuple[str, str | None] | None = None
         self._asked_data: object = None
         self._asked_card = ""
@@ -128,7 +130,8 @@ class PlanScreen(PlanDialogs):
         self._settings = SettingsPanel(draft, glyphs, id="settings")
         self._help = FieldHelp(id="field-help")
         self._totals = Line(id="totals")
-        self._memory = Line(id="memory")
+        self.memory = MemoryBar(glyphs, id="memory")
+        self._footer = Footer(show_command_palette=False)
         self._prompts = PlanPrompts(draft, self._tree, self._prompt)
 
     def compose(self) -> ComposeResult:
@@ -147,8 +150,8 @@ class PlanScreen(PlanDialogs):
         yield self._note
         yield self._prompt
         yield self._totals
-        yield self._memory
-        yield Footer(show_command_palette=False)
+        yield self.memory
+        yield self._footer
 
     @property
     def deck(self) -> LoradeckApp:
@@ -165,6 +168,7 @@ class PlanScreen(PlanDialogs):
         self.draft_changed()
 
     def on_resize(self) -> None:
+        self._footer.compact = self.size.width < WIDE  # all of its keys fit into 80 columns then
         self.call_after_refresh(self._say_all)
 
     # ---- after every edit
@@ -201,17 +205,22 @@ class PlanScreen(PlanDialogs):
         self._head.say(self._heading(totals.adapter_bytes))
         self._say_columns()
         self._totals.say(plan_words.totals(spec, totals, glyphs, width))
-        why_not = "reading the model" if self._is_reading else "no model, no prediction"
+        without = "reading the model" if self._is_reading else "no model, no prediction"
         if self.draft.architecture is not None:
-            why_not = "the formula does not know this kind of model"
-        self._memory.say(plan_words.memory(totals.footprint, why_not, self.card, glyphs, width))
+            without = "the formula does not know this kind of model"
+        self.memory.follow(self.draft, self.folder, without, width)
         self._say_note()
 
     def _heading(self, adapter_bytes: int | None) -> Content:
         tree = self._tree.layer_tree
         if tree is None:
             return Content.styled("Layers", "bold")
-        parts: list[str | tuple[str, str]] = [("Layers", "bold"), ("   preset: ", "$secondary"), self.layer_preset]
+        parts: list[str | tuple[str, str]] = [
+            ("Layers", "bold"),
+            ("   p", "bold $primary"),
+            (" preset: ", "$secondary"),
+        ]
+        parts.append(self.layer_preset)
         if self.has_class("-narrow") and adapter_bytes is not None:
             parts.append((f"   adapter {amount(adapter_bytes)} on disk", "$secondary"))
         if self._tree.pattern:
@@ -240,8 +249,14 @@ class PlanScreen(PlanDialogs):
     def _say_columns(self) -> None:
         self._columns.say(Content.styled(header(self._tree.columns), "$secondary"))
 
+    @on(MemoryBar.Changed)
     def _say_note(self) -> None:
-        self._note.say(self._note_words())
+        words, remark = self._note_words(), self.memory.remark
+        width = self.size.width - 2
+        if remark and len(words) <= width:  # else there is no room for it
+            line = Content.styled(self.glyphs.shortened(remark, width), "$warning")
+            words = Content("\n").join([words, line]) if words else line
+        self._note.say(words)
 
     def _note_words(self) -> Content:
         plain = self.glyphs.plain
@@ -349,8 +364,7 @@ class PlanScreen(PlanDialogs):
     @on(CardRead)
     def _take_card(self, message: CardRead) -> None:
         if message.device == self.draft.spec.hardware.device:
-            self.card = message.card
-            self.draft.on_cpu = message.card.on_cpu
+            self.draft.card = message.card
             self._say_all()
 
     # ---- what is typed
@@ -410,6 +424,7 @@ class PlanScreen(PlanDialogs):
         self.draft_changed()
 
     def show_draft(self, draft: Draft) -> None:
+        draft.card = self.draft.card
         self.draft = self._tree.draft = self._prompts.draft = draft
         self._asked_model = self._asked_data = None
         self._asked_card = ""
@@ -424,6 +439,7 @@ class PlanScreen(PlanDialogs):
         if self.is_checking:
             return
         self.is_checking = True
+        self._spec_to_start = self.draft.spec
         self.flash_up("")
         deck, draft, folder = self.deck, self.draft, self.folder
         missing = [problem for problem in draft.problems() if self._is_unset(problem.field)]
@@ -447,20 +463,22 @@ class PlanScreen(PlanDialogs):
         if checked.spec is None:
             self.show_problems(checked.problems, "Not started")
             return
-        footprint, card = self.draft.footprint, self.card
+        footprint, card = self.memory.footprint, self.draft.card
         if footprint is not None and card is not None and card.free_bytes is not None:
-            needed, free = footprint.device_bytes, card.free_bytes
+            needed, free = footprint.needed_bytes, card.free_bytes
             if footprint.verdict(free) == "does not fit" and not await self.app.push_screen_wait(
                 ConfirmScreen(
-                    f"Predicted to need {amount(needed)}, and {amount(free)} is free. Start all the same?",
+                    f"Predicted ({self.memory.tier}) to need {amount(needed)}, and {amount(free)} is free. "
+                    "Start all the same?",
                     "It would most likely end out of memory in the first step. Nothing is lost if it does.",
                     yes="start",
                     no="go on planning",
                 )
             ):
                 return
-        spec = checked.spec
-        in_background(lambda: self._post(self.Started(plan_work.start(spec))), "start")
+        trace = self.memory.predictions.trace if self.draft.spec is self._spec_to_start else None
+        starting = partial(plan_work.start, checked.spec, None if trace is None else trace.footprint)
+        in_background(lambda: self._post(self.Started(starting())), "start")
 
     @on(Started)
     def _open_run(self, message: Started) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from textual import work
+from textual import on, work
 from textual.binding import Binding, BindingType
+from textual.message import Message
 from textual.screen import Screen
 
 from engine.checks import Problem
 from engine.targets import PRESETS
+from tui.background import result_of
 from tui.draft import Draft
 from tui.glyphs import Glyphs
 from tui.screens.choose import Choice, ChooseScreen
 from tui.screens.problems import ProblemsScreen
+from tui.widgets.memory_bar import MemoryBar
 
 ALL_LINEAR = "all-linear"
 """PEFT has a word for this one; as a selection it would be written as names."""
 MODEL_FIRST = "Choose a model first, with F2."
+LOOKING = "Looking for settings that fit ..."
 
 
 class PlanDialogs(Screen[None]):
@@ -28,6 +33,7 @@ class PlanDialogs(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f2", "model", "model", key_display="F2", show=False, id="plan.model", tooltip="Choose the model."),
         Binding("f3", "cards", "presets", key_display="F3", show=False, id="plan.presets", tooltip="By card or goal."),
+        Binding("g", "fit", "fit to card", id="plan.fit", tooltip="Settings that fit what is free, the fastest first."),
         Binding("ctrl+s", "save", "save", key_display="^s", id="plan.save", tooltip="Save the settings as YAML."),
         Binding("f12", "save_as", "save as", show=False, id="plan.save_as", tooltip="Save under another name."),
         Binding("ctrl+o", "open", "open", show=False, id="plan.open", tooltip="Open settings from a YAML file."),
@@ -35,6 +41,15 @@ class PlanDialogs(Screen[None]):
     ]
     draft: Draft
     glyphs: Glyphs
+    memory: MemoryBar
+    is_looking_for_a_fit = False
+
+    class Looked(Message):
+        """Another step of the search for settings that fit, from the background."""
+
+        def __init__(self, words: str, number: int, most: int) -> None:
+            super().__init__()
+            self.words, self.number, self.most = words, number, most
 
     @property
     @abstractmethod
@@ -98,6 +113,43 @@ class PlanDialogs(Screen[None]):
         values = await self.app.push_screen_wait(PresetScreen(self.draft.spec, self.glyphs))
         if values is not None:
             self._take(values)
+
+    @work(exclusive=True, group="dialog")
+    async def action_fit(self) -> None:
+        from tui.plan_traces import settings_that_fit
+        from tui.screens.fit import FitScreen
+
+        question, spec, memory = self.draft.question, self.draft.spec, self.memory
+        if question is None:
+            self.flash_up(MODEL_FIRST)
+            return
+        self.flash_up(LOOKING)
+        self.is_looking_for_a_fit = True
+        memory.hold(True)
+        try:
+            search = partial(settings_that_fit, question, self.folder, memory.tracer, self._tell)
+            found = await result_of(search, "fit")
+        finally:
+            self.is_looking_for_a_fit = False
+            memory.hold(False)
+        if isinstance(found, str):
+            self.flash_up(found)
+        elif self.draft.spec is not spec:
+            self.flash_up("The settings were changed meanwhile: look again for some that fit.")
+        else:
+            self.flash_up("")
+            before = (memory.footprint, memory.tier) if memory.footprint is not None else None
+            if await self.app.push_screen_wait(FitScreen(found, before, question.card, self.glyphs)):
+                self._take({field: new for field, (_, new) in found.changes.items()})
+
+    def _tell(self, words: str, number: int, most: int) -> None:
+        if self.is_running:
+            self.post_message(self.Looked(words, number, most))
+
+    @on(Looked)
+    def _show_step(self, message: Looked) -> None:
+        if self.is_looking_for_a_fit:
+            self.flash_up(f"{LOOKING} trace {message.number + 1} of {message.most} at most: {message.words}")
 
     def _take(self, values: dict[str, object]) -> None:
         problems = self.draft.change_all(values)

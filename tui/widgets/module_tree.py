@@ -41,7 +41,9 @@ class ModuleTree(Tree[Place], inherit_bindings=False):
         Binding("a", "select_matching", "all matching", show=False, id="tree.all", tooltip="Select what matches."),
         Binding("n", "next_match(1)", "next match", show=False, id="tree.next"),
         Binding("N", "next_match(-1)", "previous match", show=False, id="tree.previous"),
-        Binding("p", "preset", "preset", id="tree.preset", tooltip="Attention, attention + MLP, all-linear, ..."),
+        Binding(
+            "p", "preset", "preset", show=False, id="tree.preset", tooltip="Attention, attention + MLP, all-linear, ..."
+        ),
         Binding("m", "in_full", "train in full", show=False, id="tree.full", tooltip="modules_to_save, or not."),
         Binding("x", "exclude", "leave out", show=False, id="tree.exclude", tooltip="No adapter on anything below."),
         Binding(

@@ -15,6 +15,7 @@ from engine.memory.card import (
     DRIVER_BYTES,
     Card,
     card_named,
+    card_of,
     chosen_card,
     context_bytes,
     smallest_card_with,
@@ -79,6 +80,13 @@ def test_a_gpu_that_is_not_there_has_no_memory_to_speak_of() -> None:
 def test_a_gpu_has_a_short_name_its_capability_and_what_is_free_now() -> None:
     assert chosen_card("auto") == Card("RTX 3060", 9 * GIB, total_bytes=12 * GIB, compute_capability=(8, 6))
     assert chosen_card("cuda:1").name == "no cuda:1 here"  # the first that is visible, whatever NVML calls it
+
+
+def test_a_resolved_device_is_the_machines_own_number(a_gpu: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "list_gpus", lambda: [Gpu(0, "NVIDIA L4", None, None, None), *card.visible_gpus()])
+
+    assert (card_of("cuda:1").name, card_of("cuda:1").free_bytes) == ("RTX 3060", 9 * GIB)
+    assert card_of("cuda:2") == Card("no cuda:2 here", None, is_here=False)
 
 
 def test_a_gpu_that_cannot_be_read_has_an_unknown_amount_free(a_gpu: dict[str, Any]) -> None:
@@ -159,7 +167,7 @@ def test_a_known_card_is_found_however_its_name_is_typed(text: str, name: str) -
 
     assert card_named(text) == Card(
         name,
-        meant.total_bytes,
+        meant.total_bytes - DRIVER_BYTES,
         total_bytes=meant.total_bytes,
         compute_capability=meant.compute_capability,
         is_here=False,
