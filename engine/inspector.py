@@ -24,7 +24,7 @@ ARCHITECTURE_TIMEOUT_S = 120.0
 """A cold start takes seconds and the largest model under one; a machine that swaps is given time."""
 
 DEATH_PERIOD_S = 0.2
-"""How often the process is looked at while its reply is waited for: when it is dead, a fork of it holds the pipe open."""
+"""How often the process is looked at while its reply is waited for: its fork can hold the pipe open when it is dead."""
 
 _numbers = itertools.count()
 

@@ -12,8 +12,10 @@ from engine.inspector import Inspector
 from engine.memory.depths import shallow_depths
 from engine.memory.fit import Fit, Progress, fit
 from engine.memory.footprint import Footprint, Tier
+from engine.memory.lengths import Lengths, measured
 from engine.memory.predict import NotPredicted, Question, predict
 from engine.memory.pricing import price
+from engine.prepare import for_device, with_absolute_paths
 from engine.spec import RunSpec
 from tui.draft import UNSET
 from tui.plan_memory import Answer, Asked, Trace
@@ -54,6 +56,17 @@ def _predicted(question: Question, tier: Tier, tracer: Inspector) -> Footprint:
     if question.spec.training.activation_offloading and not question.card.on_cpu:
         return price(_with_data(question), tracer, tier)  # counted from the trace of the run without it
     return predict(question, tier, tracer)
+
+
+def lengths(spec: RunSpec, folder: Path, tracer: Inspector) -> Lengths | None:
+    """How long the training rows are in tokens; None where that cannot be known. Slow."""
+    try:
+        resolved = for_device(with_absolute_paths(spec, folder), "cpu", True)
+        source, _ = find_config(resolved.model.name_or_path, resolved.model.revision)
+    except (ModelUnavailable, OSError):
+        return None
+    model = resolved.model.model_copy(update={"name_or_path": source.name_or_path})
+    return measured(resolved.model_copy(update={"model": model}), tracer)
 
 
 def settings_that_fit(question: Question, folder: Path, tracer: Inspector | None, progress: Progress) -> Fit | str:

@@ -105,13 +105,17 @@ def measured(spec: RunSpec, inspector: Inspector) -> Lengths | None:
     return Lengths.from_json(raw)
 
 
+def what_decides(spec: RunSpec) -> str:
+    """What of a spec the lengths depend on, beside what the files hold."""
+    data = spec.data.model_dump(exclude={"eval", "max_length", "packing", "packing_strategy", "samples"})
+    return json.dumps([data, spec.model.name_or_path, spec.model.revision, spec.training.seed], sort_keys=True)
+
+
 def _key(spec: RunSpec) -> str:
     train = [spec.data.train] if isinstance(spec.data.train, str) else spec.data.train
     files = [Path(name) for name in train] + sorted(Path(spec.model.name_or_path).glob("*token*"))
     stamps = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := _stat(file))]
-    data = spec.data.model_dump(exclude={"eval", "max_length", "packing", "packing_strategy", "samples"})
-    asked = [stamps, data, spec.model.name_or_path, spec.model.revision, spec.training.seed]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(f"{what_decides(spec)} {stamps}".encode()).hexdigest()
 
 
 def _stat(file: Path) -> os.stat_result | None:

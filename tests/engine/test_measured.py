@@ -136,8 +136,9 @@ def test_a_run_records_and_tells_what_it_needed_beside_its_prediction(
     later = at_launch(spec)
     assert later is not None
     assert (later.device_bytes, later.notes[-1]) == (predicted.device_bytes, learnt("host memory", "formula"))
-    assert "memory: predicted 0.4" in done.stdout
-    assert f"memory after the first step: {first['device_bytes'] / GIB:.2f} GiB, predicted 0.4" in done.stdout
+    words = f"predicted {predicted.device_bytes / GIB:.2f}"
+    assert f"memory: {words}" in done.stdout
+    assert f"memory after the first step: {first['device_bytes'] / GIB:.2f} GiB, {words}" in done.stdout
     told = json.loads(loradeck("show", run.id, "--json").stdout)["memory"]
     assert (told["predicted_bytes"], told["end_bytes"]) == (predicted.device_bytes, end["device_bytes"])
     assert told["error"] == pytest.approx(end["device_bytes"] / predicted.device_bytes - 1, abs=1e-4)

@@ -254,3 +254,24 @@ async def test_where_tracing_is_off_there_is_no_tracer(model: Path, tracer: Insp
         await shown(pilot)
         assert app.tracer is None
         assert "predicted, formula" in line(pilot, "memory")
+
+
+async def test_rows_are_measured_and_the_bar_is_for_the_longest_of_them(
+    tracer: Inspector, tiny_model: Path, rows_file: Path
+) -> None:
+    app = app_for(tiny_model, tracer, **{"data.train": str(rows_file), "data.max_length": 4096})
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("1")
+        screen = await shown(pilot)
+        await until(pilot, lambda: screen.draft.lengths is not None, "the rows are measured", SLOW_S)
+        lengths = screen.draft.lengths
+        assert lengths is not None
+        assert 0 < lengths.longest < 4096
+        assert 0 < lengths.labelled_share < 1
+        await until_told(pilot, "traced")
+        footprint = screen.memory.footprint
+        assert footprint is not None
+        assert footprint.batch["tokens"] == lengths.longest
+        screen.draft.change("data.columns", {"question": "prompt"})
+        screen.draft_changed()
+        assert screen.draft.lengths is None, "they were of other rows"

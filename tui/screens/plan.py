@@ -250,6 +250,9 @@ class PlanScreen(PlanDialogs):
         self._columns.say(Content.styled(header(self._tree.columns), "$secondary"))
 
     @on(MemoryBar.Changed)
+    def _memory_changed(self) -> None:
+        self._say_all()
+
     def _say_note(self) -> None:
         words, remark = self._note_words(), self.memory.remark
         width = self.size.width - 2

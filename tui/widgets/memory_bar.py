@@ -11,9 +11,10 @@ from textual.content import Content
 from textual.message import Message
 from textual.timer import Timer
 
+from engine.memory.lengths import Lengths, what_decides
 from tui import plan_words
 from tui.background import in_background
-from tui.draft import Draft
+from tui.draft import UNSET, Draft
 from tui.glyphs import Glyphs
 from tui.plan_memory import Answer, Asked, PlanMemory
 from tui.widgets.line import Line
@@ -41,12 +42,20 @@ class MemoryBar(Line):
             super().__init__()
             self.asked, self.answer = asked, answer
 
+    class Measured(Message):
+        """The lengths of the rows, or None where they cannot be known."""
+
+        def __init__(self, of: str, lengths: Lengths | None) -> None:
+            super().__init__()
+            self.of, self.lengths = of, lengths
+
     def __init__(self, glyphs: Glyphs, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.glyphs = glyphs
         self.predictions = PlanMemory()
         self.card: Card | None = None
         """What the prediction is held against; None until it was read."""
+        self._draft = Draft()
         self._folder = Path()
         self._without = ""
         self._width = 0
@@ -54,10 +63,15 @@ class MemoryBar(Line):
         self._has_paused = False
         self._is_held = False
         self._details = ""
+        self._measured_of = ""
+        """What the rows' lengths were asked for."""
+        self._is_measuring = False
 
     def follow(self, draft: Draft, folder: Path, without: str, width: int) -> None:
         """Show the memory of `draft` in `width` cells; `without` is said where there is no prediction."""
-        self.card = draft.card
+        self._draft, self.card = draft, draft.card
+        if draft.lengths is not None and self._measured_of != what_decides(draft.spec):
+            draft.lengths = None  # of other rows, or of another tokenizer
         self._folder, self._without, self._width = folder, without, width
         if self.predictions.follow(draft):
             if self._pause is not None:
@@ -101,7 +115,9 @@ class MemoryBar(Line):
 
     def _ask(self) -> None:
         tracer = self.tracer
-        if tracer is None or self._is_held or not self._has_paused:
+        if tracer is None or self._is_held or not self._has_paused or self._is_measuring:
+            return
+        if self._measure(tracer):
             return
         asked = self.predictions.next()
         if asked is None:
@@ -112,7 +128,28 @@ class MemoryBar(Line):
         in_background(lambda: self._hand_over(self.Answered(asked, work())), "trace")
         self._say()
 
-    def _hand_over(self, message: Answered) -> None:
+    def _measure(self, tracer: Inspector) -> bool:
+        """Ask how long the rows are, once for the same rows and tokenizer. Returns whether it was asked now."""
+        spec, of = self._draft.spec, what_decides(self._draft.spec)
+        if of == self._measured_of or UNSET in (spec.model.name_or_path, spec.data.train) or not spec.data.train:
+            return False
+        self._measured_of, self._is_measuring = of, True
+        from tui import plan_traces
+
+        work = partial(plan_traces.lengths, spec, self._folder, tracer)
+        in_background(lambda: self._hand_over(self.Measured(of, work())), "lengths")
+        return True
+
+    @on(Measured)
+    def _take_lengths(self, message: Measured) -> None:
+        message.stop()
+        self._is_measuring = False
+        if message.lengths is not None and message.of == what_decides(self._draft.spec):
+            self._draft.lengths = message.lengths
+            self.post_message(self.Changed())
+        self._ask()
+
+    def _hand_over(self, message: Answered | Measured) -> None:
         if self.is_running:
             self.post_message(message)
 
