@@ -312,7 +312,7 @@ def doctor(
 
 def _tell_outcomes(as_json: bool) -> None:
     from engine import doctor_memory
-    from engine.memory.history import history
+    from engine.memory.outcomes.history import history
 
     outcomes = history()
     if as_json:
@@ -357,8 +357,8 @@ def _architecture(model: str, revision: str | None, as_json: bool) -> Architectu
 
 
 def _launch(spec: RunSpec, as_json: bool) -> Run:
-    from engine.memory.at_launch import at_launch
-    from engine.memory.comparison import predicted_words
+    from engine.memory.outcomes.at_launch import at_launch
+    from engine.memory.outcomes.comparison import predicted_words
     from engine.runs.launch import launch
 
     prediction = at_launch(spec)
@@ -412,7 +412,7 @@ def _end(run: Run, status: RunStatus, as_json: bool) -> None:
 
 def _facts(run: Run) -> dict[str, Any]:
     """What `show` tells. Names are those of the spec and of the events."""
-    from engine.memory.history import facts
+    from engine.memory.outcomes.history import facts
     from engine.runs.events import read_events
 
     status = run.read_status()

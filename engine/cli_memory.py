@@ -67,7 +67,7 @@ def estimate(
 def fit(spec: SpecFile, gpu: GpuName = None, as_json: AsJson = False) -> None:
     """Find the settings that fit a card and cost least, and say why each."""
     from engine.inspector import Inspector
-    from engine.memory.fit import fit as fit_to_card
+    from engine.memory.ways_out.fit import fit as fit_to_card
 
     with Inspector() as inspector:
         question = _question(spec, gpu, inspector, as_json)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from engine.hardware import driver_version, list_gpus
+from engine.memory.card import short_name, store_context
 from engine.runs.store import home
 
 LITTLE_DISK_BYTES = 20 * 2**30
@@ -107,6 +108,9 @@ def _torch() -> Iterator[Finding]:
         )
         return
     probe: dict[str, Any] = json.loads(output.splitlines()[-1])
+    for name, context_bytes in (probe["cuda_context_bytes"] or {}).items():
+        store_context(short_name(name), context_bytes)  # predictions on this machine know it from now on
+        yield Finding("cuda context", "ok", f"{context_bytes / 2**20:,.0f} MiB on {name}")
     has_driver = driver_version() is not None
     if probe["cuda_is_available"]:
         yield Finding(

@@ -9,9 +9,9 @@ from statistics import mean
 from typing import Any
 
 from engine.follow import printable
-from engine.memory.comparison import TIER_WORDS, gibibytes
 from engine.memory.footprint import Tier
-from engine.memory.history import Outcome, off
+from engine.memory.outcomes.comparison import TIER_WORDS, gibibytes
+from engine.memory.outcomes.history import Outcome, off
 
 NONE_YET = (
     "No run here has been measured against a prediction yet. Every run is, whose model the plan or `loradeck tree` "

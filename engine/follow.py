@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from engine.memory.comparison import compared
+from engine.memory.outcomes.comparison import compared
 from engine.runs import control
 from engine.runs.events import Event, EventTail
 from engine.runs.store import ENDED, Run, RunStatus

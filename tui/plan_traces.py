@@ -10,11 +10,11 @@ from engine.catalog import ModelUnavailable, find_config
 from engine.checks import InvalidSpec
 from engine.inspector import Inspector
 from engine.memory.depths import shallow_depths
-from engine.memory.fit import Fit, Progress, fit
 from engine.memory.footprint import Footprint, Tier
 from engine.memory.lengths import Lengths, measured
 from engine.memory.predict import NotPredicted, Question, predict
-from engine.memory.pricing import price
+from engine.memory.ways_out.fit import Fit, Progress, fit
+from engine.memory.ways_out.pricing import price
 from engine.prepare import for_device, with_absolute_paths
 from engine.spec import RunSpec
 from tui.draft import UNSET

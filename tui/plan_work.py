@@ -9,10 +9,10 @@ from engine.architecture import Architecture
 from engine.catalog import ModelUnavailable
 from engine.checks import InvalidSpec, Problem
 from engine.inspector import Inspector, InspectorError
-from engine.memory.at_launch import at_launch
 from engine.memory.card import card_of
 from engine.memory.footprint import Footprint
-from engine.memory.history import with_experience
+from engine.memory.outcomes.at_launch import at_launch
+from engine.memory.outcomes.history import with_experience
 from engine.prepare import prepare
 from engine.rows import load_rows
 from engine.runs.launch import launch

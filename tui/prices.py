@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.architecture import Architecture, Module, Target
-from engine.memory.decoder import decoder_of
 from engine.memory.footprint import Footprint
 from engine.memory.formula import adapter_number_bytes, layer_bytes, row_length, state_bytes
-from engine.memory.layer_bytes import LayerBytes
+from engine.memory.formula.decoder import decoder_of
+from engine.memory.formula.layer_bytes import LayerBytes
 from engine.spec import RunSpec
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from engine.checks import write_spec
 from engine.inspector import Inspector
-from engine.memory.at_launch import at_launch
 from engine.memory.card import Card
-from engine.memory.comparison import compared
 from engine.memory.footprint import Footprint, Tier
-from engine.memory.history import EDGE_BYTES, errors_by, facts, history, learnt, outcome_of, with_experience
+from engine.memory.outcomes.at_launch import at_launch
+from engine.memory.outcomes.comparison import compared
+from engine.memory.outcomes.history import EDGE_BYTES, errors_by, facts, history, learnt, outcome_of, with_experience
 from engine.runs.events import EventWriter, read_events
 from engine.runs.prediction import Prediction, read, read_prediction, write_prediction
 from engine.runs.store import Run, create_run, find_run, home, runs_folder

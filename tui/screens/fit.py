@@ -13,8 +13,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 
 from engine.memory.card import Card
-from engine.memory.fit import Fit
 from engine.memory.footprint import Footprint, Verdict
+from engine.memory.ways_out.fit import Fit
 from tui.glyphs import Glyphs
 from tui.plan_words import VERDICTS, tier
 from tui.spec_fields import SpecField, spec_fields

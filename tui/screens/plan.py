@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
-from textual import on, work
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -18,15 +18,13 @@ from textual.widgets import Footer
 
 from engine.architecture import Architecture
 from engine.checks import Problem
-from engine.runs.store import Run
 from tui import plan_words, plan_work
 from tui.background import in_background
 from tui.draft import UNSET, Draft
 from tui.glyphs import Glyphs
-from tui.plan_work import Checked
-from tui.screens.confirm import ConfirmScreen
-from tui.screens.plan_dialogs import ALL_LINEAR, PlanDialogs
+from tui.screens.plan_dialogs import ALL_LINEAR
 from tui.screens.plan_prompts import PlanPrompts
+from tui.screens.plan_start import PlanStart
 from tui.units import amount
 from tui.widgets.field_help import FieldHelp
 from tui.widgets.line import Line
@@ -40,7 +38,6 @@ from tui.widgets.words import Words
 
 if TYPE_CHECKING:
     from engine.memory.card import Card
-    from tui.app import LoradeckApp
 
 DEBOUNCE_S = 0.3
 """Pause in typing after which the model and the data are looked at."""
@@ -58,7 +55,7 @@ Its layers then show here: no weights are read for that.
 """
 
 
-class PlanScreen(PlanDialogs):
+class PlanScreen(PlanStart):
     """Edits one draft. Whatever takes time runs in the background and comes back as a message."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide"), (170, "-broad")]  # noqa: RUF012  (Textual declares it so)
@@ -92,29 +89,12 @@ class PlanScreen(PlanDialogs):
             super().__init__()
             self.device, self.card = device, card
 
-    class ChecksDone(Message):
-        """Everything that can be checked before a start has been."""
-
-        def __init__(self, checked: Checked) -> None:
-            super().__init__()
-            self.checked = checked
-
-    class Started(Message):
-        """The run was started, or why it could not be."""
-
-        def __init__(self, answer: Run | str) -> None:
-            super().__init__()
-            self.answer = answer
-
     def __init__(self, draft: Draft, glyphs: Glyphs) -> None:
         super().__init__()
         self.draft = draft
         self.glyphs = glyphs
         self.model_error = ""
         self.data_problems: list[Problem] = []
-        self.is_checking = False
-        """Whether F5 was pressed and its checks go on."""
-        self._spec_to_start = draft.spec
         self._asked_model: tuple[str, str | None] | None = None
         self._asked_data: object = None
         self._asked_card = ""
@@ -152,10 +132,6 @@ class PlanScreen(PlanDialogs):
         yield self._totals
         yield self.memory
         yield self._footer
-
-    @property
-    def deck(self) -> LoradeckApp:
-        return cast("LoradeckApp", self.app)
 
     @property
     def folder(self) -> Path:
@@ -209,7 +185,7 @@ class PlanScreen(PlanDialogs):
         if self.draft.architecture is not None:
             without = "the formula does not know this kind of model"
         self.memory.follow(self.draft, self.folder, without, width)
-        self._say_note()
+        self.say_note()
 
     def _heading(self, adapter_bytes: int | None) -> Content:
         tree = self._tree.layer_tree
@@ -244,7 +220,7 @@ class PlanScreen(PlanDialogs):
 
     def _tree_moved(self) -> None:
         self._say_columns()
-        self._say_note()
+        self.say_note()
 
     def _say_columns(self) -> None:
         self._columns.say(Content.styled(header(self._tree.columns), "$secondary"))
@@ -253,7 +229,7 @@ class PlanScreen(PlanDialogs):
     def _memory_changed(self) -> None:
         self._say_all()
 
-    def _say_note(self) -> None:
+    def say_note(self) -> None:
         words, remark = self._note_words(), self.memory.remark
         width = self.size.width - 2
         if remark and len(words) <= width:  # else there is no room for it
@@ -283,7 +259,7 @@ class PlanScreen(PlanDialogs):
 
     def flash_up(self, words: str) -> None:
         self._flash = words
-        self._say_note()
+        self.say_note()
 
     # ---- the model, the data and the card
 
@@ -313,22 +289,18 @@ class PlanScreen(PlanDialogs):
             self._asked_data = data
             self.draft.train_rows, self.data_problems = None, []
             counting = partial(plan_work.count_rows, spec.data, spec.training.seed, self.folder)
-            in_background(lambda: self._post(self.RowsCounted(data, counting())), "rows")
+            in_background(lambda: self.post_soon(self.RowsCounted(data, counting())), "rows")
         if spec.hardware.device != self._asked_card:
             self._read_card()
 
-    def _post(self, message: Message) -> None:
-        if self.is_running:
-            self.post_message(message)
-
     def _read_model(self, wanted: tuple[str, str | None], folder: Path) -> None:
         answer = plan_work.read_architecture(self.deck.inspector, *wanted, folder)
-        self._post(self.ModelRead(wanted, answer))
+        self.post_soon(self.ModelRead(wanted, answer))
 
     def _read_card(self) -> None:
         device, read = self.draft.spec.hardware.device, self.deck.read_card
         self._asked_card = device
-        in_background(lambda: self._post(self.CardRead(device, read(device))), "card")
+        in_background(lambda: self.post_soon(self.CardRead(device, read(device))), "card")
 
     @on(ModelRead)
     def _take_model(self, message: ModelRead) -> None:
@@ -435,57 +407,3 @@ class PlanScreen(PlanDialogs):
         self._settings.show_draft(draft)
         self._show_model()
         self.draft_changed()
-
-    # ---- start
-
-    def action_start(self) -> None:
-        if self.is_checking:
-            return
-        self.is_checking = True
-        self._spec_to_start = self.draft.spec
-        self.flash_up("")
-        deck, draft, folder = self.deck, self.draft, self.folder
-        missing = [problem for problem in draft.problems() if self._is_unset(problem.field)]
-        if missing:
-            self.post_message(self.ChecksDone(Checked(None, draft.problems())))
-            return
-        checks = partial(plan_work.check, draft.spec, folder, deck.inspector, draft.architecture)
-        in_background(lambda: self._post(self.ChecksDone(checks())), "checks")
-
-    def _is_unset(self, field: str) -> bool:
-        return field in ("model.name_or_path", "data.train") and self.draft.value(field) in (UNSET, [])
-
-    @on(ChecksDone)
-    def _after_checks(self, message: ChecksDone) -> None:
-        self.is_checking = False
-        self._say_note()
-        self._go_on(message.checked)
-
-    @work(exclusive=True, group="start")
-    async def _go_on(self, checked: Checked) -> None:
-        if checked.spec is None:
-            self.show_problems(checked.problems, "Not started")
-            return
-        footprint, card = self.memory.footprint, self.draft.card
-        if footprint is not None and card is not None and card.free_bytes is not None:
-            needed, free = footprint.needed_bytes, card.free_bytes
-            if footprint.verdict(free) == "does not fit" and not await self.app.push_screen_wait(
-                ConfirmScreen(
-                    f"Predicted ({self.memory.tier}) to need {amount(needed)}, and {amount(free)} is free. "
-                    "Start all the same?",
-                    "It would most likely end out of memory in the first step. Nothing is lost if it does.",
-                    yes="start",
-                    no="go on planning",
-                )
-            ):
-                return
-        trace = self.memory.predictions.trace if self.draft.spec is self._spec_to_start else None
-        starting = partial(plan_work.start, checked.spec, None if trace is None else trace.footprint)
-        in_background(lambda: self._post(self.Started(starting())), "start")
-
-    @on(Started)
-    def _open_run(self, message: Started) -> None:
-        if isinstance(message.answer, str):
-            self.flash_up(message.answer)
-        else:
-            self.deck.open_run(message.answer)

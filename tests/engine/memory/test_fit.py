@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from engine.inspector import Inspector
-from engine.memory.candidate import changed
 from engine.memory.card import Card
-from engine.memory.fit import MOST_FULL, MOST_SHALLOW, Fit, fit
 from engine.memory.known_cards import GIB, KNOWN_CARDS
 from engine.memory.lengths import Lengths
 from engine.memory.predict import Question, by_formula, predict
-from engine.memory.pricing import price
-from engine.memory.ways import BUSY_TOKENS, leanest, ways
+from engine.memory.ways_out.candidate import changed
+from engine.memory.ways_out.fit import MOST_FULL, MOST_SHALLOW, Fit, fit
+from engine.memory.ways_out.pricing import price
+from engine.memory.ways_out.ways import BUSY_TOKENS, leanest, ways
 from tests.engine.memory.runs_to_price import LENGTHS, question, tiny
 
 CHECKPOINTING = "training.activation_checkpointing"

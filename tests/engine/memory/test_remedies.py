@@ -13,16 +13,16 @@ import pytest
 
 from engine.checks import InvalidSpec
 from engine.inspector import Inspector
-from engine.memory import remedies as module
-from engine.memory.candidate import ALLOCATOR, batches, halved
 from engine.memory.card import Card
 from engine.memory.footprint import Footprint
-from engine.memory.keeping_training import keeping_training
 from engine.memory.known_cards import GIB, KNOWN_CARDS
 from engine.memory.lengths import Lengths
 from engine.memory.predict import Question, by_formula, predict
-from engine.memory.pricing import price, verdict_on
-from engine.memory.remedies import Remedy, combined, next_remedies, remedies, with_choices
+from engine.memory.ways_out import remedies as module
+from engine.memory.ways_out.candidate import ALLOCATOR, batches, halved
+from engine.memory.ways_out.keeping_training import keeping_training
+from engine.memory.ways_out.pricing import price, verdict_on
+from engine.memory.ways_out.remedies import Remedy, combined, next_remedies, remedies, with_choices
 from tests.engine.memory.runs_to_price import LENGTHS, question, spec, tiny
 
 

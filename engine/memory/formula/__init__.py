@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.architecture import DTYPE_BYTES, LAYER_INDEX, Architecture, Target
-from engine.memory.decoder import Decoder, Shape, decoder_of
 from engine.memory.footprint import Category, Footprint, Phase
-from engine.memory.layer_bytes import Batch, LayerBytes, Setting
+from engine.memory.formula.decoder import Decoder, Shape, decoder_of
+from engine.memory.formula.layer_bytes import Batch, LayerBytes, Setting
+from engine.memory.formula.loss_bytes import LOSS_COLUMNS, LossBytes, loss_bytes
 from engine.memory.lengths import ASSUMED_TOKENS
-from engine.memory.loss_bytes import LOSS_COLUMNS, LossBytes, loss_bytes
 from engine.spec import QuantizationSection, RunSpec
 from engine.targets import Selection, selected, trainable_parameters
 

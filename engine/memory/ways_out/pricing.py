@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from engine.inspector import Inspector
-from engine.memory.candidate import OFFLOADING, changed
 from engine.memory.footprint import Category, Footprint, Phase, Tier, Verdict
 from engine.memory.formula import Shape
 from engine.memory.lengths import largest_batches
 from engine.memory.predict import Question, by_formula, predict
+from engine.memory.ways_out.candidate import OFFLOADING, changed
 from engine.targets import problems_with
 
 LAYERS_AT_HAND = 2

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.memory.card import Card
-from engine.memory.comparison import Comparison, Measure, compared, size
 from engine.memory.footprint import Footprint, Tier
+from engine.memory.outcomes.comparison import Comparison, Measure, compared, size
 from engine.runs.events import Event
 from engine.runs.prediction import read_prediction
 from engine.runs.store import Run, list_runs

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engine.memory.candidate import (
+from engine.memory.footprint import Footprint, Verdict
+from engine.memory.known_cards import KnownCard
+from engine.memory.predict import Question
+from engine.memory.ways_out.candidate import (
     ACCUMULATION,
     ATTENTION,
     BATCH,
@@ -18,10 +21,7 @@ from engine.memory.candidate import (
     gib,
     such_as,
 )
-from engine.memory.changing_training import of_a_sample, percent
-from engine.memory.footprint import Footprint, Verdict
-from engine.memory.known_cards import KnownCard
-from engine.memory.predict import Question
+from engine.memory.ways_out.changing_training import of_a_sample, percent
 from engine.spec import RunSpec
 
 TARGETS = "lora.target_modules"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.architecture import Target
-from engine.memory.decoder import Decoder, Layer
+from engine.memory.formula.decoder import Decoder, Layer
 
 FLOAT32 = 4
 

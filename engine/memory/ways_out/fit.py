@@ -12,13 +12,13 @@ from typing import Any
 
 from engine.checks import InvalidSpec
 from engine.inspector import Inspector
-from engine.memory.candidate import ATTENTION, CHECKPOINTING, LOAD_IN, can_have_sdpa, changed
 from engine.memory.card import smallest_card_with
-from engine.memory.changing_training import LEAST_TOKENS
-from engine.memory.fit_words import changes_between, reasons_for, summary
 from engine.memory.footprint import Footprint, Tier, Verdict
 from engine.memory.predict import NotPredicted, Question
-from engine.memory.pricing import (
+from engine.memory.ways_out.candidate import ATTENTION, CHECKPOINTING, LOAD_IN, can_have_sdpa, changed
+from engine.memory.ways_out.changing_training import LEAST_TOKENS
+from engine.memory.ways_out.fit_words import changes_between, reasons_for, summary
+from engine.memory.ways_out.pricing import (
     evaluation_is_highest,
     is_traceable,
     price,
@@ -27,7 +27,7 @@ from engine.memory.pricing import (
     staying_bytes,
     verdict_on,
 )
-from engine.memory.ways import Values, leanest, sacrifices, ways
+from engine.memory.ways_out.ways import Values, leanest, sacrifices, ways
 from engine.spec import RunSpec
 
 MOST_SHALLOW = 4

@@ -13,13 +13,22 @@ from typing import Any
 
 from engine.checks import InvalidSpec
 from engine.inspector import Inspector
-from engine.memory.candidate import ALLOCATOR, NOT_MEASURED, Candidate, changed, gib, such_as, value_of, with_values
 from engine.memory.card import smallest_card_with
-from engine.memory.changing_training import LEAST_TOKENS, changing_training
 from engine.memory.footprint import Footprint, Tier, Verdict
-from engine.memory.keeping_training import keeping_training
 from engine.memory.predict import NotPredicted, Question, by_formula
-from engine.memory.pricing import is_traceable, price, refused, room_bytes, staying_bytes, verdict_on
+from engine.memory.ways_out.candidate import (
+    ALLOCATOR,
+    NOT_MEASURED,
+    Candidate,
+    changed,
+    gib,
+    such_as,
+    value_of,
+    with_values,
+)
+from engine.memory.ways_out.changing_training import LEAST_TOKENS, changing_training
+from engine.memory.ways_out.keeping_training import keeping_training
+from engine.memory.ways_out.pricing import is_traceable, price, refused, room_bytes, staying_bytes, verdict_on
 from engine.spec import RunSpec
 
 MOST_TRACED = 14

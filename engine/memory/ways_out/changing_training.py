@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from engine.memory.candidate import LOAD_IN, MAX_LENGTH, OPTIMIZER, Candidate, value_of
-from engine.memory.keeping_training import optimizer_of
 from engine.memory.lengths import Lengths, row_tokens
 from engine.memory.predict import Question
+from engine.memory.ways_out.candidate import LOAD_IN, MAX_LENGTH, OPTIMIZER, Candidate, value_of
+from engine.memory.ways_out.keeping_training import optimizer_of
 from engine.spec import LoraSection
 from engine.targets import Inexpressible, Selection, preset, selected, to_lora
 

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from engine.memory.candidate import (
+from engine.memory.lengths import row_tokens
+from engine.memory.predict import Question
+from engine.memory.ways_out.candidate import (
     CHECKPOINTING,
     CHECKPOINTING_SLOWDOWN,
     EVALUATION_BATCH,
@@ -23,10 +25,8 @@ from engine.memory.candidate import (
     batches,
     value_of,
 )
-from engine.memory.changing_training import EIGHT_BIT, FEWER_BITS, LEAST_TOKENS, fewer_targets, shorter
-from engine.memory.keeping_training import optimizer_of
-from engine.memory.lengths import row_tokens
-from engine.memory.predict import Question
+from engine.memory.ways_out.changing_training import EIGHT_BIT, FEWER_BITS, LEAST_TOKENS, fewer_targets, shorter
+from engine.memory.ways_out.keeping_training import optimizer_of
 from engine.spec import RunSpec
 
 PASS_TOKENS = 350

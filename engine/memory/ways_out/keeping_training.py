@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 
-from engine.memory.candidate import (
+from engine.memory.footprint import Footprint
+from engine.memory.predict import Question
+from engine.memory.ways_out.candidate import (
     ACCUMULATION,
     ALLOCATOR,
     ATTENTION,
@@ -27,9 +29,7 @@ from engine.memory.candidate import (
     gib,
     halved,
 )
-from engine.memory.footprint import Footprint
-from engine.memory.predict import Question
-from engine.memory.pricing import evaluation_is_highest
+from engine.memory.ways_out.pricing import evaluation_is_highest
 
 MUCH_UNUSED_SHARE = 0.05
 """Of reserved memory that no tensor uses at the peak: 0.02 to 0.06 is usual, 0.2 to 0.3 was seen with checkpointing."""

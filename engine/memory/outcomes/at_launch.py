@@ -8,7 +8,7 @@ from engine import architecture_cache
 from engine.catalog import ModelUnavailable
 from engine.memory.card import card_of
 from engine.memory.footprint import Footprint
-from engine.memory.history import with_experience
+from engine.memory.outcomes.history import with_experience
 from engine.memory.predict import Question, at_once
 from engine.spec import RunSpec
 
