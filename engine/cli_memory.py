@@ -141,7 +141,7 @@ def _print(footprint: Footprint, card: Card, processes: int) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    names = {**PARTS, "context": "libraries"} if card.on_cpu else PARTS
+    names = {**PARTS, "context": "libraries and the weights' file"} if card.on_cpu else PARTS
     for category, words in names.items():
         size = footprint.categories.get(category, 0)  # type: ignore[call-overload]
         if size:

@@ -113,7 +113,7 @@ def by_formula(question: Question) -> Footprint:
         labelled_share=1.0 if lengths is None else lengths.labelled_share,
         capability=card.compute_capability or ASSUMED_CAPABILITY,
     )
-    footprint = replace(footprint, batch=_batch(question))
+    footprint = replace(footprint, batch=_batch(question), versions=library_versions())
     if card.on_cpu:
         return footprint
     context = context_bytes(card)

@@ -176,6 +176,7 @@ def predict(
     }
     return Footprint(
         tier="formula",
+        versions=architecture.versions,
         categories=categories,
         phases=phases,
         allocated_bytes=fixed + peak.total,
