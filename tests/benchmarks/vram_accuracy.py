@@ -16,8 +16,9 @@ from typing import Any
 
 from engine.checks import typed_spec
 from engine.inspector import Inspector
-from engine.memory.known_cards import KNOWN_CARDS
-from engine.memory.predict import NotPredicted, library_versions, traced
+from engine.memory.card import short_name
+from engine.memory.known_cards import matching
+from engine.memory.predict import ASSUMED_CAPABILITY, NotPredicted, library_versions, traced
 from engine.memory.request import Batch, TraceRequest
 
 MIB = 2**20
@@ -108,8 +109,9 @@ def request_for(row: dict[str, Any], folder: Path) -> TraceRequest:
                 "use_rslora": bool(row.get("use_rslora")),
             },
             "training": {
-                "bf16": False,
-                "fp16": False,
+                # A bare loop uses no autocast.
+                "bf16": row["recipe"] == "trl" and dtype == "bfloat16",
+                "fp16": row["recipe"] == "trl" and dtype == "float16",
                 "optim": OPTIMIZERS.get(optimizer, optimizer),
                 "activation_checkpointing": row["gradient_checkpointing"],
             },
@@ -127,13 +129,12 @@ def request_for(row: dict[str, Any], folder: Path) -> TraceRequest:
 
 
 def capability(device: str) -> tuple[int, int]:
-    """Of the card that a row calls by its full name, such as `NVIDIA A100-SXM4-40GB`."""
-    plain = device.replace("-", " ").lower()
-    matching = [card for card in KNOWN_CARDS if f" {card.name.split()[0].lower()} " in f" {plain} "]
-    matching += [card for card in KNOWN_CARDS if card.name.lower() in plain]
-    if not matching:
-        raise SystemExit(f"{device}: no such card is known (engine/memory/known_cards.py)")
-    return max(matching, key=lambda card: len(card.name)).compute_capability
+    """Of the card that a row calls by its full name, such as `NVIDIA A100-SXM4-40GB`; of an unknown one, Ampere's."""
+    like = matching(short_name(device.replace("-", " ")))  # several where the size is not named: of one capability
+    if not like:
+        print(f"{device}: no such card is known (engine/memory/known_cards.py)", file=sys.stderr)
+        return ASSUMED_CAPABILITY
+    return like[0].compute_capability
 
 
 def summary(name: str, errors: list[float | None]) -> dict[str, float | None]:

@@ -248,7 +248,13 @@ def test_detach_pause_resume_and_stop_from_the_shell(tiny_spec: MakeSpec, tmp_pa
 
 def test_ctrl_c_stops_a_run_with_a_checkpoint_and_exits_130(tiny_spec: MakeSpec, tmp_path: Path) -> None:
     path = spec_file(tiny_spec, tmp_path, training={"max_steps": 100_000, "save_strategy": "no"})
-    command = subprocess.Popen([sys.executable, "-m", "tui", "train", path], stdout=subprocess.PIPE, text=True)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "tui", "train", path],
+        stdout=subprocess.PIPE,
+        text=True,
+        # Tests started in a shell's background ignore Ctrl-C, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     run = wait_until(lambda: next(iter(list_runs()), None), "the run starts")
     wait_for_step(run, 1)
     os.kill(command.pid, signal.SIGINT)
