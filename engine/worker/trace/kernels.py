@@ -38,10 +38,7 @@ class CudaScratch:
 
 
 class CpuScratch:
-    """Kernels of a CPU; `threads` is how many PyTorch uses."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    """Kernels of a CPU. What oneDNN holds inside some of them, a few hundred KiB, is not known here."""
 
     def replacement(self, name: str) -> Operation | None:
         if name != "bitsandbytes::gemm_4bit":

@@ -41,7 +41,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def traced(request: TraceRequest) -> dict[str, Any]:
-    """What `request` comes to, in the form of `engine.memory.traced.Traced`."""
+    """What `request` comes to: `summary`, and the seconds that it took."""
     began = time.perf_counter()
     log = run(request)
     return {**summary(log, request), "seconds": time.perf_counter() - began}
@@ -53,7 +53,7 @@ def run(request: TraceRequest, mode: FakeTensorMode | None = None) -> StorageLog
     flash = request.spec.model.attn_implementation in FLASH_ATTENTION  # unpads rows itself and takes no mask
     log = StorageLog(
         round_to=512 if capability else 1,
-        scratch=CudaScratch() if capability else CpuScratch(torch.get_num_threads()),
+        scratch=CudaScratch() if capability else CpuScratch(),
         padded=not flash and (request.train.padded or bool(request.train.packed_lengths)),
         labelled_share=request.train.labelled_share,
     )
