@@ -45,8 +45,10 @@ def estimate(
 ) -> None:
     """Predict the memory of a run, and whether it fits. No weights, no GPU and no network are needed."""
     from engine.inspector import Inspector
-    from engine.memory.predict import best, by_formula
+    from engine.memory.outcomes.history import with_experience
+    from engine.memory.predict import NotPredicted, best, by_formula
     from engine.memory.ranks import per_rank
+    from engine.memory.ways_out.pricing import price
 
     if strategy not in ("ddp", "fsdp"):
         fail(f"--strategy is ddp or fsdp, not {strategy}.", 2, as_json)
@@ -54,9 +56,16 @@ def estimate(
     with Inspector() as inspector:
         question = _question(spec, gpu, inspector, as_json)
         try:
-            footprint = by_formula(question) if formula else best(question, inspector)
+            if question.spec.training.activation_offloading and not question.card.on_cpu:  # counted: no trace has it
+                footprint = price(question, None if formula else inspector, "full")
+            else:
+                footprint = by_formula(question) if formula else best(question, inspector)
         except KeyError as error:
             fail(f"This kind of model cannot be predicted: {error.args[0]}.", 1, as_json)
+        except NotPredicted as reason:
+            fail(str(reason), 1, as_json)
+    if question.card.is_here:
+        footprint = with_experience(footprint, question.card)
     footprint = per_rank(footprint, question.resolved, question.architecture, processes, shared)
     if as_json:
         print_json(_with_verdict(footprint, question.card))

@@ -44,7 +44,6 @@ DEBOUNCE_S = 0.3
 CARD_PERIOD_S = 3.0
 WIDE = 112
 """Columns from which layers and settings are side by side."""
-FLASH_S = 8.0
 
 NO_MODEL = """\
 No model is chosen yet.

@@ -43,8 +43,9 @@ BLOCK = 512
 """PyTorch rounds each block on CUDA up to so many bytes (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)."""
 CUBLAS_WORKSPACE_BYTES = 4096 * 1024 * 2 + 16 * 1024 * 8
 CUBLAS_WORKSPACE_HOPPER_BYTES = 4096 * 1024 * 8
+"""PyTorch's own for each cuBLAS handle (aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize)."""
 CUBLAS_HANDLES = 2
-"""Forward's thread and backward's hold a workspace each (aten/src/ATen/cuda/CublasHandlePool.cpp)."""
+"""A process that trains has two: each thread takes one, and autograd runs backward on a thread of its own."""
 PAGED_FROM = 100_000
 """Numbers from which bitsandbytes pages a parameter's state (optim/optimizer.py, get_state_buffer)."""
 FLASH_FROM = (8, 0)

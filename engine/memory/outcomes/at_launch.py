@@ -10,6 +10,7 @@ from engine.memory.card import card_of
 from engine.memory.footprint import Footprint
 from engine.memory.outcomes.history import with_experience
 from engine.memory.predict import Question, at_once
+from engine.memory.ways_out.pricing import offloaded
 from engine.spec import RunSpec
 
 
@@ -27,7 +28,10 @@ def at_launch(spec: RunSpec) -> Footprint | None:
     if architecture is None:
         return None
     card = card_of(spec.hardware.device)
-    footprint = at_once(Question(spec, architecture, card, config_folder=config.parent))
+    question = Question(spec, architecture, card, config_folder=config.parent)
+    footprint = at_once(question)
+    if footprint is not None and spec.training.activation_offloading and not card.on_cpu:
+        footprint = offloaded(question, footprint)
     return None if footprint is None else with_experience(footprint, card)
 
 

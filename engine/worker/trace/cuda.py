@@ -16,17 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from engine.memory.formula import (
+    CUBLAS_WORKSPACE_BYTES,
+    CUBLAS_WORKSPACE_HOPPER_BYTES,
+    FLASH_FROM,
+    FLASH_WIDEST,
+)
 from engine.worker.trace.log import StorageLog
-
-FLASH_FROM = (8, 0)
-"""Compute capability from which PyTorch has flash attention kernels."""
-FLASH_WIDEST = 256
-"""Largest head that they take."""
-
-CUBLAS_WORKSPACE_BYTES = 4096 * 1024 * 2 + 16 * 1024 * 8
-CUBLAS_WORKSPACE_HOPPER_BYTES = 4096 * 1024 * 8
-"""PyTorch's own for each cuBLAS handle, of which a process that trains has two: each thread takes one, and autograd
-runs backward on a thread of its own. aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize."""
 
 # aten/src/ATen/autocast_mode.h, AT_FORALL_FP32: on CUDA these run in float32, on the CPU most of them do not.
 RUN_IN_FLOAT32 = """

@@ -49,7 +49,7 @@ class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation on fake tensors: notes new storages, and through weak references when each is freed.
 
     `round_to` is the allocator's granularity in bytes: 512 on CUDA (kMinBlockSize), 1 on the CPU. `scratch` says what
-    kernels allocate inside, `all_ones` and `labelled_share` answer what depends on the batch's values.
+    kernels allocate inside, `padded` and `labelled_share` answer what depends on the batch's values.
     """
 
     def __init__(self, round_to: int, scratch: Scratch, *, padded: bool, labelled_share: float) -> None:

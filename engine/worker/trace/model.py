@@ -16,13 +16,12 @@ from transformers.core_model_loading import dot_natural_key
 from transformers.modeling_utils import expand_device_map, get_total_byte_count
 from transformers.quantizers import AutoHfQuantizer
 
+from engine.memory.formula import FLASH_LIBRARIES
 from engine.spec import RunSpec
 from engine.worker.inspect import float32_pattern
 from engine.worker.meta import auto_class, read_config
 from engine.worker.model import keep_trainable_on_cpu, quantization_config
 from engine.worker.trace.log import StorageLog
-
-FLASH_ATTENTION = ("flash_attention_2", "flash_attention_3")
 
 
 class NotTraceable(Exception):
@@ -56,7 +55,7 @@ def build(config: PreTrainedConfig, spec: RunSpec) -> PreTrainedModel:
     attention = spec.model.attn_implementation
     with torch.device("meta"):
         model: PreTrainedModel = auto_class(config).from_config(
-            config, dtype=dtype, attn_implementation="sdpa" if attention in FLASH_ATTENTION else attention
+            config, dtype=dtype, attn_implementation="sdpa" if attention in FLASH_LIBRARIES else attention
         )
     model.tie_weights()
     settings = quantization_config(spec)

@@ -23,7 +23,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.memory.allocator import Allocator, least_capacity
-from engine.memory.formula import LOSS_COLUMNS
+from engine.memory.formula import CUBLAS_HANDLES, FLASH_LIBRARIES, LOSS_COLUMNS
 from engine.memory.request import TraceRequest
 from engine.worker.meta import NotInspectable, one_line
 from engine.worker.trace.cuda import as_on_cuda, cublas_workspace_bytes, patched
@@ -31,7 +31,7 @@ from engine.worker.trace.kernels import CpuScratch, CudaScratch
 from engine.worker.trace.log import StorageLog
 from engine.worker.trace.loops import for_cpu, train_as_loradeck, train_plainly
 from engine.worker.trace.mode import QuickFakeMode
-from engine.worker.trace.model import FLASH_ATTENTION, NotTraceable, build, load, read_shortened_config
+from engine.worker.trace.model import NotTraceable, build, load, read_shortened_config
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def traced(request: TraceRequest) -> dict[str, Any]:
 def run(request: TraceRequest, mode: FakeTensorMode | None = None) -> StorageLog:
     """Trace `request`, in a mode of its own. Raises NotInspectable, NotTraceable, and whatever the libraries raise."""
     capability = request.capability
-    flash = request.spec.model.attn_implementation in FLASH_ATTENTION  # unpads rows itself and takes no mask
+    flash = request.spec.model.attn_implementation in FLASH_LIBRARIES  # unpads rows itself and takes no mask
     log = StorageLog(
         round_to=512 if capability else 1,
         scratch=CudaScratch() if capability else CpuScratch(),
@@ -66,7 +66,7 @@ def run(request: TraceRequest, mode: FakeTensorMode | None = None) -> StorageLog
         model = build(config, spec)
         load(model, mode, log, warm_up=is_trl and capability is not None)
         if capability:
-            for _ in ("forward's thread", "backward's thread"):
+            for _ in range(CUBLAS_HANDLES):
                 log.hold(cublas_workspace_bytes(capability), "workspaces")
         train = train_as_loradeck if is_trl else train_plainly
         train(model, request, mode, log)
