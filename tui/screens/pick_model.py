@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from textual.widgets.option_list import Option
 
 from engine.catalog import DEMO_WHEEL_BYTES, ModelUnavailable
 from engine.models_here import ModelHere, models_here, remember_model, search_hub
+from tui.background import in_background
 from tui.glyphs import UNICODE, Glyphs
 from tui.units import amount
 from tui.widgets.words import Words
@@ -164,12 +166,9 @@ class PickModelScreen(ModalScreen[str | None]):
             self.action_search()
         elif option is not None:
             name = self.text if option == TYPED else option.removeprefix("= ")
-            self.remember(name)
+            # Not a worker of this screen: it goes now, and would take a worker that has not begun with it.
+            in_background(partial(remember_model, name), "remember")
             self.dismiss(name)
-
-    @work(thread=True, group="remember", exit_on_error=False)
-    def remember(self, name: str) -> None:
-        remember_model(name)
 
     # ---- the hub
 
