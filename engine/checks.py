@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from engine.spec import SPEC_VERSION, RunSpec, Section
+from engine.spec import SPEC_VERSION, TOP_SETTINGS, RunSpec, Section
 
 SYNONYMS = {
     "rank": "lora.r",
@@ -35,8 +35,13 @@ SYNONYMS = {
     "load_in_4bit": "quantization.load_in",
     "load_in_8bit": "quantization.load_in",
     "target_linear": "lora.target_modules",
+    "max_memory": "hardware.memory_limit",
+    "auto_find_batch_size": "on_oom",
 }
 """Names that people bring from older versions and other tools, and where the setting is here."""
+
+LEAST_LIMIT_BYTES = 256 * 2**20
+"""No memory_limit below this can work: a CUDA context alone takes 250 MiB and more, the libraries on a CPU 480."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def typed_spec(raw: dict[str, Any]) -> RunSpec:
 
 def write_spec(spec: RunSpec) -> str:
     """`spec` as YAML text that `read_spec` turns into an equal one."""
-    raw = spec.model_dump(mode="json")
+    raw = spec.model_dump(mode="json", exclude={"parent"} if spec.parent is None else None)
     text: str = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=110)
     if yaml.safe_load(text) != raw:
         # PyYAML writes some characters bare that it reads back as line breaks (U+0085): escape everything then.
@@ -176,6 +181,13 @@ def impossible_combinations(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("data.completion_only_loss", "false contradicts assistant_only_loss: true", "keep one of the two")
     if data.assistant_only_loss and data.packing:
         yield Problem("data.packing", "a packed block may cut a turn in two with assistant_only_loss", "write false")
+    limit_bytes = spec.hardware.memory_limit_bytes
+    if limit_bytes is not None and limit_bytes < LEAST_LIMIT_BYTES:
+        yield Problem(
+            "hardware.memory_limit",
+            f"{spec.hardware.memory_limit} is less than the libraries take before any model is loaded",
+            "write a size such as 4GiB, or leave it unset",
+        )
     if spec.hardware.device == "cpu":
         yield from _problems_on_cpu(spec)
 
@@ -197,13 +209,14 @@ def _problems_on_cpu(spec: RunSpec) -> Iterator[Problem]:
 
 
 def field_names() -> dict[str, str]:
-    """Every setting's own name -> its full name (`r` -> `lora.r`)."""
-    return {
+    """Every setting's own name -> its full name (`r` -> `lora.r`, `on_oom` -> `on_oom`)."""
+    in_sections = {
         field: f"{section}.{field}"
         for section, info in RunSpec.model_fields.items()
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
         for field in info.annotation.model_fields
     }
+    return {**in_sections, **{name: name for name in TOP_SETTINGS}}
 
 
 def _problems_of(error: ValidationError) -> Iterator[Problem]:
@@ -241,7 +254,7 @@ def _suggestion(name: str, last: str) -> str:
     inside = [field for field, full in names.items() if full.startswith(f"{section}.")]
     if close := difflib.get_close_matches(last, inside, n=1, cutoff=0.6):
         return f"did you mean {names[close[0]]}?"
-    everywhere = [*names, *RunSpec.model_fields]
+    everywhere = [*names, *(name for name in RunSpec.model_fields if name != "parent")]
     if close := difflib.get_close_matches(last, everywhere, n=1, cutoff=0.7):
         return f"did you mean {names.get(close[0], close[0])}?"
     return "`loradeck new` lists every setting"

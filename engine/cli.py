@@ -5,10 +5,9 @@ Exit codes: 0 done, 1 failed, 2 the input is wrong, 3 out of memory, 130 stopped
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,18 +16,12 @@ import typer
 
 from engine.cli_memory import estimate, fit
 from engine.cli_output import AsJson, console, fail, print_json, printable, wrong_input_explained
-from engine.runs import control
-from engine.runs.store import ENDED, Run, RunBusy, RunNotFound, RunStatus, find_run, list_runs
+from engine.cli_runs import app as runs_app
+from engine.cli_watch import Detach, OpenApp, end, followed, launched, watch_or_leave
 
 if TYPE_CHECKING:
     from engine.architecture import Architecture
     from engine.spec import RunSpec
-
-OpenApp = Callable[[Run, bool], None]
-"""Opens the terminal app on a run; with True it closes by itself when the run ends. The app's package passes it in."""
-
-EXIT_OF_STATE = {"finished": 0, "stopped": 130}
-EXIT_OF_CAUSE = {"oom": 3, "host-oom": 3, "bad-spec": 2}
 
 app = typer.Typer(
     help="A terminal workbench for QLoRA fine-tuning. Without a command it opens the app.",
@@ -37,8 +30,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a part of it, its folder, or `last`.")]
 
 
 def main(arguments: Sequence[str] | None = None, open_app: OpenApp | None = None) -> None:
@@ -58,21 +49,21 @@ def demo(
 
     with wrong_input_explained(as_json):
         spec = _prepared(demo_spec(model), Path.cwd(), as_json)
-    run = _launch(spec, as_json)
+    run = launched(spec, as_json)
     open_app: OpenApp | None = context.obj
     if open_app is not None and not headless and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
         open_app(run, True)
-    status = _follow(run, as_json)
+    run, status = followed(run, as_json)
     if status.state == "finished" and not as_json:
         report(run, console())
         return
-    _end(run, status, as_json)
+    end(run, status, as_json)
 
 
 @app.command()
 def train(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec file; `loradeck new` writes one.")],
-    detach: Annotated[bool, typer.Option("--detach", help="Start it and return at once.")] = False,
+    detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a run. Ctrl-C stops it cleanly, with a checkpoint."""
@@ -80,8 +71,7 @@ def train(
 
     with wrong_input_explained(as_json):
         resolved = _prepared(read_spec(spec), spec.absolute().parent, as_json)
-    run = _launch(resolved, as_json)
-    _watch_or_leave(run, detach, as_json)
+    watch_or_leave(launched(resolved, as_json), detach, as_json)
 
 
 @app.command()
@@ -179,98 +169,7 @@ app.command()(estimate)
 app.command()(fit)
 
 
-@app.command()
-def runs(as_json: AsJson = False) -> None:
-    """List all runs, newest first."""
-    statuses = [(run, run.read_status()) for run in list_runs()]
-    if as_json:
-        print_json([{"id": run.id, "folder": str(run.folder), **asdict(status)} for run, status in statuses])
-        return
-    if not statuses:
-        typer.echo("There are no runs yet. `loradeck demo` makes one; `loradeck new` writes a spec for your own.")
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("run", "state", "model", "data"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("step", "loss", "held-out"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for run, status in statuses:
-        step = f"{status.step:,}/{status.total_steps:,}" if status.total_steps else "-"
-        losses = ("-" if value is None else f"{value:.4f}" for value in (status.loss, status.eval_loss))
-        state = f"{status.state}: {status.cause}" if status.cause else status.state
-        table.add_row(*(Text(cell) for cell in (run.id, state, status.model, status.data, step, *losses)))
-    console().print(table)
-
-
-@app.command()
-def show(name: RunName, as_json: AsJson = False) -> None:
-    """Everything about one run: state, plan, last step, failures, files."""
-    run = _find(name, as_json)
-    facts = _facts(run)
-    if as_json:
-        print_json(facts)
-        return
-    for key, value in facts.items():
-        if value not in (None, [], ""):
-            text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-            typer.echo(f"{key:<12} {printable(text)}")
-
-
-@app.command()
-def attach(context: typer.Context, name: RunName, as_json: AsJson = False) -> None:
-    """Watch a run in the app, or its progress where there is no terminal."""
-    run = _find(name, as_json)
-    open_app: OpenApp | None = context.obj
-    if open_app is not None and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
-        open_app(run, False)
-        return
-    _watch_or_leave(run, False, as_json)
-
-
-@app.command()
-def stop(name: RunName, as_json: AsJson = False) -> None:
-    """Finish the step, save a checkpoint, and end. `resume` goes on from there."""
-    _request(name, "stop", as_json)
-
-
-@app.command()
-def pause(name: RunName, as_json: AsJson = False) -> None:
-    """Hold a run after its step, with everything in memory. `resume` goes on."""
-    _request(name, "pause", as_json)
-
-
-@app.command()
-def save(name: RunName, as_json: AsJson = False) -> None:
-    """Write a checkpoint after the step."""
-    _request(name, "save", as_json)
-
-
-@app.command()
-def resume(
-    name: RunName,
-    detach: Annotated[bool, typer.Option("--detach", help="Start it and return at once.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Go on with a paused run, or with an ended one from its newest checkpoint."""
-    from engine.runs.launch import NotResumable
-    from engine.runs.launch import resume as resume_run
-
-    run = _find(name, as_json)
-    if run.read_status().state == "paused":
-        _request(name, "resume", as_json)
-        return
-    try:
-        checkpoint = resume_run(run)
-    except (NotResumable, RunBusy) as error:
-        fail(str(error), 1, as_json)
-    except OSError as error:
-        fail(f"{run.folder} cannot be written: {error.strerror}.", 1, as_json)
-    if not as_json:
-        typer.echo(f"{run.id} goes on from {checkpoint.name if checkpoint else 'the beginning: it has no checkpoint'}.")
-    _watch_or_leave(run, detach, as_json)
+app.add_typer(runs_app)
 
 
 @app.command()
@@ -354,109 +253,6 @@ def _architecture(model: str, revision: str | None, as_json: bool) -> Architectu
         fail(str(error), 2, as_json)
     except InspectorError as error:
         fail(str(error), 1, as_json)
-
-
-def _launch(spec: RunSpec, as_json: bool) -> Run:
-    from engine.memory.outcomes.at_launch import at_launch
-    from engine.memory.outcomes.comparison import predicted_words
-    from engine.runs.launch import launch
-
-    prediction = at_launch(spec)
-    try:
-        run = launch(spec, prediction)
-    except OSError as error:
-        fail(f"The run's folder cannot be written: {error.strerror} ({error.filename}).", 1, as_json)
-    if not as_json:
-        typer.echo(f"Run {run.id}")
-        if prediction is not None:
-            typer.echo(f"memory: {printable(predicted_words(prediction))}")
-    return run
-
-
-def _watch_or_leave(run: Run, detach: bool, as_json: bool) -> None:
-    if detach:
-        if as_json:
-            print_json({"id": run.id, "folder": str(run.folder)})
-        else:
-            typer.echo(f"It runs on its own. Watch: loradeck attach {run.id}    Stop: loradeck stop {run.id}")
-        return
-    status = _follow(run, as_json)
-    _end(run, status, as_json)
-
-
-def _follow(run: Run, as_json: bool) -> RunStatus:
-    from engine.follow import LeftRunning, follow
-
-    try:
-        return follow(run, console(stderr=as_json, quiet=as_json))
-    except LeftRunning:
-        if not as_json:
-            typer.echo(f"{run.id} is left to itself. Watch: loradeck attach {run.id}")
-        raise typer.Exit(130) from None
-
-
-def _end(run: Run, status: RunStatus, as_json: bool) -> None:
-    """Print how the run ended and exit with the code that says it."""
-    if as_json:
-        print_json(_facts(run))
-    elif status.state == "stopped":
-        typer.echo(f"Stopped after step {status.step:,}. Go on with: loradeck resume {run.id}")
-    elif status.state == "finished":
-        typer.echo(f"Finished. Adapter: {run.adapter_folder}")
-    else:
-        cause = f" ({status.cause})" if status.cause else ""
-        typer.echo(f"The run {status.state}{cause}. {printable(status.message)}".rstrip(), err=True)
-        typer.echo(f"Its log: {run.log_path}    Go on with: loradeck resume {run.id}", err=True)
-    raise typer.Exit(EXIT_OF_STATE.get(status.state, EXIT_OF_CAUSE.get(status.cause or "", 1)))
-
-
-def _facts(run: Run) -> dict[str, Any]:
-    """What `show` tells. Names are those of the spec and of the events."""
-    from engine.memory.outcomes.history import facts
-    from engine.runs.events import read_events
-
-    status = run.read_status()
-    newest: dict[str, Any] = {}
-    for event in read_events(run.events_path):
-        newest[event["type"]] = {key: value for key, value in event.items() if key != "type"}
-    return {
-        "id": run.id,
-        "folder": str(run.folder),
-        **asdict(status),
-        "plan": newest.get("plan"),
-        "last_step": newest.get("step"),
-        "last_eval": newest.get("eval"),
-        "memory": facts(run),
-        "error": newest.get("error") if status.state == "failed" else None,
-        "oom": newest.get("oom") if status.cause == "oom" else None,
-        "remedies": (newest.get("remedies") or {}).get("remedies") if status.cause == "oom" else None,
-        "parent": None,
-        "checkpoints": [str(path) for path in run.checkpoints()],
-        "adapter": str(run.adapter_folder) if run.adapter_folder.exists() else None,
-    }
-
-
-def _request(name: str, request: control.Request, as_json: bool) -> None:
-    run = _find(name, as_json)
-    status = run.read_status()
-    if status.state in ENDED:
-        fail(f"{run.id} is not running: {status.state}.", 1, as_json)
-    try:
-        control.send(run.control_folder, request)
-    except OSError as error:
-        fail(f"{run.control_folder} cannot be written: {error.strerror}.", 1, as_json)
-    if as_json:
-        print_json({"id": run.id, "request": request})
-    else:
-        when = "at once" if request == "resume" else "at the end of its step"
-        typer.echo(f"{run.id} was asked to {request}; it answers {when}.")
-
-
-def _find(name: str, as_json: bool) -> Run:
-    try:
-        return find_run(name)
-    except RunNotFound as error:
-        fail(str(error), 2, as_json)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,14 @@ def fit(spec: SpecFile, gpu: GpuName = None, as_json: AsJson = False) -> None:
         except KeyError as error:
             fail(f"This kind of model cannot be predicted: {error.args[0]}.", 1, as_json)
     if as_json:
-        print_json({**found.to_json(), "card": question.card.name, "free_bytes": question.card.free_bytes})
+        print_json(
+            {
+                **found.to_json(),
+                "card": question.card.name,
+                "free_bytes": question.card.free_bytes,
+                "limit_bytes": question.card.limit_bytes,
+            }
+        )
     else:
         typer.echo(printable(found.summary))
         for field, (old, new) in found.changes.items():
@@ -119,6 +126,7 @@ def _question(path: Path, gpu: str | None, inspector: Inspector, as_json: bool) 
             fail(str(error), 2, as_json)
         if not card.is_here and gpu is None:
             fail(f"{card.name}: name a card with --gpu, such as --gpu 12GiB.", 2, as_json)
+        card = card.within(spec.hardware.memory_limit_bytes)
         model = spec.model
         try:
             source, config_path = find_config(model.name_or_path, model.revision)
@@ -140,7 +148,14 @@ def _with_verdict(footprint: Footprint, card: Card) -> dict[str, Any]:
     free = card.free_bytes
     verdict = None if free is None else footprint.verdict(free)
     others = [vars(process) for process in card.others]
-    return {**footprint.to_json(), "card": card.name, "free_bytes": free, "verdict": verdict, "others": others}
+    told = {
+        "card": card.name,
+        "free_bytes": free,
+        "limit_bytes": card.limit_bytes,
+        "verdict": verdict,
+        "others": others,
+    }
+    return {**footprint.to_json(), **told}
 
 
 def _print(footprint: Footprint, card: Card, processes: int) -> None:
@@ -175,7 +190,7 @@ def _print(footprint: Footprint, card: Card, processes: int) -> None:
     if card.free_bytes is None:
         typer.echo(f"{card.name}: free memory unknown.")
         return
-    here = "free" if card.is_here else "to use"
+    here = "allowed by memory_limit" if card.is_limited else "free" if card.is_here else "to use"
     typer.echo(f"{footprint.verdict(card.free_bytes)}: {_amount(card.free_bytes)} {here} on {printable(card.name)}")
     for process in card.others:
         used = "?" if process.used_bytes is None else _amount(process.used_bytes)

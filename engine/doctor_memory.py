@@ -81,10 +81,10 @@ def sentences(outcomes: Sequence[Outcome]) -> list[str]:
 
 def _remark(outcome: Outcome) -> str:
     """Why a run does not count, or which memory is compared."""
-    if outcome.end_bytes is None:
-        return "after its first step"
     if outcome.counts:
         return "" if outcome.measure == "device" else outcome.measure
+    if outcome.end_bytes is None:
+        return "after its first step"
     if outcome.predicted_batch is None or outcome.largest_batch is None:
         return "batch not known"
     (rows, tokens), (expected_rows, expected_tokens) = outcome.largest_batch, outcome.predicted_batch

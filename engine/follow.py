@@ -13,9 +13,11 @@ from rich.text import Text
 from engine.memory.outcomes.comparison import compared
 from engine.runs import control
 from engine.runs.events import Event, EventTail
-from engine.runs.store import ENDED, Run, RunStatus
+from engine.runs.last_events import last_events
+from engine.runs.store import ENDED, Run, RunStatus, runs_folder
 
 POLL_S = 0.25
+MEMORY_WHEN = {"end": "at the end", "preflight": "in the preflight"}
 PLAIN_LINES = 20
 """Progress lines of a whole run where there is no terminal to draw a bar on."""
 
@@ -23,30 +25,61 @@ PLAIN_LINES = 20
 class LeftRunning(Exception):
     """The person stopped watching; the run goes on."""
 
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.id)
+        self.run = run
 
-def follow(run: Run, console: Console) -> RunStatus:
-    """Show `run` until it ends and return its last status.
 
-    Ctrl-C asks the run to stop; a second one raises LeftRunning.
+def follow(run: Run, console: Console) -> tuple[Run, RunStatus]:
+    """Show `run` until it ends, and after it the runs that go on from it by themselves.
+
+    Returns the last of them and its last status. Ctrl-C asks the run to stop; a second one raises LeftRunning.
     """
-    tail = EventTail(run.events_path, offset=_where_this_trainer_begins(run))
-    asked_to_stop = False
     with _shown(console) as view:
         while True:
-            try:
-                status = run.read_status()
-                for event in tail.read():
-                    view.show(event)
-                view.at(status)
-                if status.state in ENDED:
-                    return status
-                time.sleep(POLL_S)
-            except KeyboardInterrupt:
-                if asked_to_stop:
-                    raise LeftRunning from None
-                asked_to_stop = True
-                control.send(run.control_folder, "stop")
-                view.say("Stopping after this step, with a checkpoint. Ctrl-C again leaves it to itself.", "yellow")
+            status = _to_its_end(run, view)
+            child = goes_on_by_itself(run, status)
+            if child is None:
+                return run, status
+            view.say(status.message, "yellow")
+            run = child
+
+
+def goes_on_by_itself(run: Run, status: RunStatus) -> Run | None:
+    """The run that the supervisor of `run` has started to go on from it; None where it started none.
+
+    One that a person has started is another matter: whoever watches this run need not care for it.
+    """
+    if status.continued_by is None:
+        return None
+    retry = last_events(run.supervisor_events_path, ["retry"]).get("retry")
+    if retry is None or retry.get("child") != status.continued_by:
+        return None
+    for folder in (run.folder.parent, runs_folder()):
+        child = Run(folder / status.continued_by)
+        if child.status_path.exists():
+            return child
+    return None
+
+
+def _to_its_end(run: Run, view: _View) -> RunStatus:
+    tail = EventTail(run.events_path, offset=_where_this_trainer_begins(run))
+    asked_to_stop = False
+    while True:
+        try:
+            status = run.read_status()
+            for event in tail.read():
+                view.show(event)
+            view.at(status)
+            if status.state in ENDED:
+                return status
+            time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            if asked_to_stop:
+                raise LeftRunning(run) from None
+            asked_to_stop = True
+            control.send(run.control_folder, "stop")
+            view.say("Stopping after this step, with a checkpoint. Ctrl-C again leaves it to itself.", "yellow")
 
 
 def _where_this_trainer_begins(run: Run) -> int:
@@ -90,7 +123,7 @@ class _View:
             self.say(f"step {event['step']:,}: held-out loss {_number(event['eval_loss'])}", "cyan")
         elif kind == "memory":
             if (comparison := compared(event)) is not None:
-                when = "at the end" if event.get("when") == "end" else "after the first step"
+                when = MEMORY_WHEN.get(str(event.get("when")), "after the first step")
                 self.say(f"memory {when}: {comparison.words}")
         elif kind == "checkpoint":
             self.say(f"step {event['step']:,}: checkpoint saved", "dim")

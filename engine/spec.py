@@ -39,6 +39,11 @@ Optimizer = Literal[
     "rmsprop",
     "sgd",
 ]
+OnOom = Literal["ask", "retry", "stop"]
+TOP_SETTINGS = ("on_oom",)
+"""Settings of a spec that are in no section. `version` and `parent` are not a person's to choose."""
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([gm])i?b?|(\d{8,})", re.IGNORECASE)
+"""`12GiB`, `900 MB` (units are powers of 2, as in the names of cards), or a number of bytes."""
 Scheduler = Literal[
     "linear",
     "cosine",
@@ -50,6 +55,15 @@ Scheduler = Literal[
     "constant_with_warmup",
     "inverse_sqrt",
 ]
+
+
+def _size_bytes(text: str) -> int:
+    """Bytes of a written size; 0 where it is none."""
+    written = SIZE.fullmatch(text.strip())
+    if written is None:
+        return 0
+    number, unit, plain = written.groups()
+    return int(plain) if plain else int(float(number) * 2 ** (30 if unit in "gG" else 20))
 
 
 class Section(BaseModel):
@@ -342,12 +356,61 @@ class HardwareSection(Section):
     device: str = "auto"
     """`auto` (the first GPU, or the CPU where there is none), `cpu`, `cuda` or `cuda:1`."""
 
+    memory_limit: str | None = None
+    """The most memory that training may take, such as `12GiB`: to share a GPU, or to rehearse a smaller card. On the
+    CPU it is the trainer's resident memory. Unset is all there is."""
+
+    preflight: bool | None = None
+    """Run the largest batches and a save once before the first step, and put everything back: memory that does not
+    suffice is then known in the first minute. Unset does so on a GPU only."""
+
     @field_validator("device")
     @classmethod
     def _is_a_device(cls, device: str) -> str:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise ValueError("should be auto, cpu, cuda or cuda:1 (the number of a GPU)")
         return device
+
+    @field_validator("memory_limit", mode="before")
+    @classmethod
+    def _written_in_bytes(cls, limit: Any) -> Any:
+        return str(limit) if type(limit) is int else limit  # YAML reads a bare number of bytes as one
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _is_a_size(cls, limit: str | None) -> str | None:
+        if limit is not None and not _size_bytes(limit):
+            raise ValueError("should be a size such as 12GiB or 900MiB")
+        return limit
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """`memory_limit` as a number."""
+        return None if self.memory_limit is None else _size_bytes(self.memory_limit)
+
+    @property
+    def wants_preflight(self) -> bool:
+        """`preflight` of a resolved spec, where it is not said: on a GPU."""
+        return self.device != "cpu" if self.preflight is None else self.preflight
+
+
+class ParentSection(Section):
+    """Of a run that continues another one: which, from where, and what was changed. Written by Loradeck."""
+
+    run: str = Field(min_length=1)
+    """Id of the run that it continues."""
+
+    checkpoint: str | None = None
+    """Name of the checkpoint that it began from; unset where it began anew."""
+
+    changes: dict[str, tuple[Any, Any]] = Field(default_factory=dict)
+    """Full name of a setting -> what it was in the parent, and what it is here."""
+
+    remedies: list[str] = Field(default_factory=list)
+    """The ways out of memory that were chosen."""
+
+    attempt: int = 0
+    """How many runs of this line the supervisor has started by itself, this one included."""
 
 
 class RunSpec(Section):
@@ -362,6 +425,12 @@ class RunSpec(Section):
     data: DataSection
     training: TrainingSection = Field(default_factory=TrainingSection)
     hardware: HardwareSection = Field(default_factory=HardwareSection)
+    on_oom: OnOom = "ask"
+    """When memory runs out: `ask` shows the ways out with their prices, `retry` takes those by itself that leave
+    training the same (at most 4 times), `stop` only reports."""
+
+    parent: ParentSection | None = None
+    """Set where the run continues another one."""
 
     @field_validator("version")
     @classmethod

@@ -6,9 +6,10 @@ import textwrap
 from typing import Any
 
 import yaml
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from engine.spec import SPEC_VERSION, RunSpec, Section
+from engine.spec import SPEC_VERSION, TOP_SETTINGS, RunSpec, Section
 
 MAIN_SETTINGS = {
     "model": ["name_or_path"],
@@ -48,6 +49,9 @@ def starter_spec(model: str, train: str) -> str:
     ]
     for section_name, info in RunSpec.model_fields.items():
         section = info.annotation
+        if section_name in TOP_SETTINGS:
+            lines += ["", *_comment(info, "# "), f"#| {section_name}: {_inline(info.default)}"]
+            continue
         if not (isinstance(section, type) and issubclass(section, Section)):
             continue
         lines += ["", f"# {section.__doc__}", f"{section_name}:"]
@@ -58,14 +62,15 @@ def starter_spec(model: str, train: str) -> str:
             default = field.get_default(call_default_factory=True)
             value = chosen.get(full_name, default)
             assert value is not PydanticUndefined, full_name
-            lines += textwrap.wrap(
-                " ".join((field.description or "").split()),
-                WIDTH,
-                initial_indent="  # ",
-                subsequent_indent="  # ",
-            )
+            lines += _comment(field, "  # ")
             lines.append(f"  {'' if name in main else '#| '}{name}: {_inline(value)}")
     return "\n".join(lines) + "\n"
+
+
+def _comment(field: FieldInfo, prefix: str) -> list[str]:
+    """A setting's help as comment lines."""
+    words = " ".join((field.description or "").split())
+    return textwrap.wrap(words, WIDTH, initial_indent=prefix, subsequent_indent=prefix)
 
 
 def _inline(value: Any) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import PurePath
-from typing import TYPE_CHECKING, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on, work
 from textual.app import App, SystemCommand
@@ -45,13 +47,16 @@ class LoradeckApp(App[None]):
     # All of them here: Textual does not load the CSS_PATH of the first screen (`App.get_default_screen`).
     CSS_PATH: ClassVar[list[str | PurePath]] = [
         "app.tcss",
+        "screens/compare.tcss",
         "screens/dialog.tcss",
         "screens/monitor.tcss",
+        "screens/oom.tcss",
         "screens/plan.tcss",
         "screens/runs.tcss",
         "widgets/chart.tcss",
         "widgets/module_tree.tcss",
         "widgets/prompt.tcss",
+        "widgets/remedy_list.tcss",
         "widgets/run_table.tcss",
     ]
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -128,7 +133,7 @@ class LoradeckApp(App[None]):
     def plan_screen(self) -> PlanScreen:
         """The plan; there is one, with one draft, as long as the app is open."""
         if self._plan is None:
-            from tui.draft import Draft
+            from tui.planning.draft import Draft
             from tui.screens.plan import PlanScreen
 
             self._plan = PlanScreen(Draft(), self.glyphs)
@@ -198,9 +203,30 @@ class LoradeckApp(App[None]):
         self.watched_run = run
         self._switch(MonitorScreen(run, self.glyphs, self.now))
 
+    @work(exclusive=True, group="plan")
+    async def plan_from(
+        self, run: Run, changes: Mapping[str, Any] = MappingProxyType({}), problem: str | None = None
+    ) -> None:
+        """Plan with the settings of `run` and `changes` to them (full names of settings), asking where a plan would be
+        lost. `problem` is said there; by default what ended a run whose settings were wrong."""
+        from engine.checks import InvalidSpec
+        from tui.background import result_of
+        from tui.planning.run_draft import draft_of, why_no_draft
+
+        try:
+            planned = await result_of(partial(draft_of, run, changes), "draft")
+        except (InvalidSpec, OSError) as error:
+            self.complain(why_no_draft(run, error))
+            return
+        plan = self.plan_screen()
+        if not await plan.may_leave_draft():
+            return
+        self.action_show("plan")
+        plan.call_after_refresh(plan.show_run, planned, problem or "")
+
     def _switch(self, screen: Screen[None]) -> None:
         """Show `screen` above the first one, which stays: Textual cannot replace the screen that an app began with."""
-        while isinstance(self.screen, ModalScreen):
+        while isinstance(self.screen, ModalScreen) or len(self.screen_stack) > 2:
             self.pop_screen()
         if self.screen is screen:
             return

@@ -14,8 +14,8 @@ import yaml
 from textual.app import App, SuspendNotSupported
 
 from engine.checks import InvalidSpec, Problem, typed_spec, write_spec
-from tui.draft import Draft
-from tui.spec_fields import spec_fields
+from tui.planning.draft import Draft
+from tui.planning.spec_fields import spec_fields, value_in
 
 EDITORS = ("VISUAL", "EDITOR")
 """Variables that name the editor; without them it is vi, as POSIX has it."""
@@ -72,7 +72,7 @@ def take_over(draft: Draft, text: str) -> list[Problem]:
     except InvalidSpec as error:
         return error.problems
     values = spec.model_dump()
-    return draft.change_all({name: values[field.section][field.name] for name, field in spec_fields().items()})
+    return draft.change_all({name: value_in(values, name) for name in spec_fields()})
 
 
 def editor_command() -> list[str]:

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rich.cells import cell_len, set_cell_size
+
 from engine.runs.store import State
-from tui.text import plain, plain_log_line, shortened
+from tui.text import plain, plain_log_line
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,11 @@ class Glyphs:
         return plain_log_line(line, ascii=self.ascii)
 
     def shortened(self, text: str, width: int) -> str:
-        return shortened(text, width, self.ellipsis)
+        """`text` in at most `width` cells of the terminal: wide characters take two, combining marks none."""
+        if cell_len(text) <= width:
+            return text
+        room = width - len(self.ellipsis)
+        return set_cell_size(text, room).rstrip(" ") + self.ellipsis if room > 0 else self.ellipsis[: max(0, width)]
 
 
 UNICODE = Glyphs(

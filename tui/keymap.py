@@ -12,7 +12,14 @@ from textual.binding import Binding
 
 from tui.settings import suggestion
 
-TOGETHER = (("app", "plan", "tree"), ("app", "plan", "settings"), ("app", "monitor"), ("app", "runs"))
+TOGETHER = (
+    ("app", "plan", "tree"),
+    ("app", "plan", "settings"),
+    ("app", "monitor"),
+    ("app", "runs"),
+    ("app", "oom", "remedies"),
+    ("app", "compare"),
+)
 """Parts of the app whose keys can be pressed at the same time, as binding ids begin."""
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,20 @@ class Card:
     others: tuple[OtherProcess, ...] = ()
     """Other processes that compute on this card."""
     is_here: bool = True
+    limit_bytes: int | None = None
+    """The most that a run may take of it, by its own `hardware.memory_limit`."""
+
+    def within(self, limit_bytes: int | None) -> Card:
+        """This card for a run that takes `limit_bytes` at most; None is no limit."""
+        if limit_bytes is None:
+            return self
+        free = limit_bytes if self.free_bytes is None else min(self.free_bytes, limit_bytes)
+        return replace(self, free_bytes=free, limit_bytes=limit_bytes)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it is the run's own limit, not the card, that says what is free."""
+        return self.limit_bytes is not None and self.free_bytes == self.limit_bytes
 
     @property
     def has_bf16(self) -> bool:
@@ -190,12 +204,15 @@ def store_context(name: str, measured_bytes: int) -> None:
 
 def _host_memory() -> Card:
     host = sample(None)["host"]
-    total: int = host["total_bytes"]
-    return Card("host memory", total - host["used_bytes"], on_cpu=True, total_bytes=total)
+    total: int | None = host["total_bytes"]
+    used: int | None = host["used_bytes"]
+    free = None if total is None or used is None else total - used
+    return Card("host memory", free, on_cpu=True, total_bytes=total)
 
 
 def _here(gpu: Gpu) -> Card:
-    reading = next((reading for reading in sample(None)["gpus"] if reading["index"] == gpu.index), None)
+    readings = (reading for reading in sample(None)["gpus"] if reading["index"] == gpu.index)
+    reading = next((reading for reading in readings if reading.get("mig") == gpu.mig), None)
     total = gpu.total_bytes if reading is None else reading["total_bytes"]
     used = None if reading is None else reading["used_bytes"]
     return Card(

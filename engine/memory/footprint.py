@@ -56,14 +56,14 @@ class Footprint:
     """Time the trace took; 0 for the formula."""
 
     def verdict(self, free_bytes: int) -> Verdict:
-        """Whether it fits into `free_bytes`, the memory that is free now."""
-        if self.least_bytes is not None:
-            if free_bytes < self.least_bytes:
-                return "does not fit"
-            return "tight" if free_bytes < self.device_bytes else "fits"
-        if self.device_bytes > free_bytes:
+        """Whether it fits into `free_bytes`, the memory that is free now. What may come out above it is tight."""
+        if free_bytes < self.needed_bytes:
             return "does not fit"
-        return "tight" if self.device_bytes > free_bytes * (1 - TIGHT_SHARE) else "fits"
+        surely_bytes: float = self.device_bytes
+        if self.least_bytes is None:
+            highest_bytes = self.range_bytes[1] if self.range_bytes is not None else 0
+            surely_bytes = max(self.device_bytes / (1 - TIGHT_SHARE), highest_bytes)
+        return "tight" if free_bytes < surely_bytes else "fits"
 
     @property
     def needed_bytes(self) -> int:

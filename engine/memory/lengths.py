@@ -88,11 +88,9 @@ def measured(spec: RunSpec, inspector: Inspector) -> Lengths | None:
 
     None where they cannot be known: no tokenizer on this machine, or rows with faults, which other checks name.
     """
-    path = cache_folder() / "lengths" / f"{_key(spec)}.json"
-    try:
-        return Lengths.from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError, LookupError, TypeError):
-        pass
+    if (lengths := kept(spec)) is not None:
+        return lengths
+    path = _path(spec)
     try:
         raw = inspector.request("lengths", LENGTHS_TIMEOUT_S, spec=spec.model_dump())
     except InspectorError:
@@ -105,10 +103,22 @@ def measured(spec: RunSpec, inspector: Inspector) -> Lengths | None:
     return Lengths.from_json(raw)
 
 
+def kept(spec: RunSpec) -> Lengths | None:
+    """Lengths that were measured before, while files and tokenizer are the same; None where none were."""
+    try:
+        return Lengths.from_json(json.loads(_path(spec).read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 def what_decides(spec: RunSpec) -> str:
     """What of a spec the lengths depend on, beside what the files hold."""
     data = spec.data.model_dump(exclude={"eval", "max_length", "packing", "packing_strategy", "samples"})
     return json.dumps([data, spec.model.name_or_path, spec.model.revision, spec.training.seed], sort_keys=True)
+
+
+def _path(spec: RunSpec) -> Path:
+    return cache_folder() / "lengths" / f"{_key(spec)}.json"
 
 
 def _key(spec: RunSpec) -> str:

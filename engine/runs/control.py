@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Literal, get_args
 
-Request = Literal["stop", "save", "pause", "resume"]
+Request = Literal["stop", "save", "evaluate", "pause", "resume"]
 REQUESTS: tuple[Request, ...] = get_args(Request)
 
 

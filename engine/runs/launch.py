@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from engine.checks import write_spec
+from engine.checks import read_spec, write_spec
 from engine.memory.card import card_of
 from engine.memory.footprint import Footprint
+from engine.memory.outcomes.at_launch import at_launch
+from engine.memory.ways_out.candidate import ALLOCATOR
+from engine.runs.lineage import changed_spec, checkpoint_copied, environment_of, parent_section
 from engine.runs.prediction import Prediction, write_prediction
-from engine.runs.store import ENDED, Run, RunBusy, RunStatus, create_run, reveal, write_atomically
-from engine.spec import RunSpec
+from engine.runs.store import ENDED, Run, RunBusy, RunStatus, checkpoint_step, create_run, reveal, write_atomically
+from engine.spec import LoraSection, RunSpec
+
+LONGEST_TARGETS = 40
+"""Characters of `RunStatus.targets`."""
 
 
 class NotResumable(RuntimeError):
@@ -35,10 +44,16 @@ def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
     # trl reports its use to the hub at each start unless it is told not to; who wants that sets the variable.
     telemetry_off = {"HF_HUB_DISABLE_TELEMETRY": "1"}
     environment = {**telemetry_off, **os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # A way out of memory that is no setting: the spec has no place for it but the list of what was changed.
+    environment |= environment_of(spec, os.environ)
     device = spec.hardware.device
     # One process sees one GPU: transformers would otherwise spread a batch over all it sees (nn.DataParallel).
     environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    environment["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:") if device != "cpu" else ""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    elif not visible.startswith("MIG-"):  # an instance of a card has no number that CUDA takes
+        environment["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
     return TrainerCommand([sys.executable, "-m", "engine.worker", "train", str(run.folder)], environment)
 
 
@@ -48,19 +63,98 @@ def launch(spec: RunSpec, prediction: Footprint | None = None) -> Run:
     `prediction` is what it is expected to need; what it then does need is measured against it.
     Raises OSError where the folder cannot be written.
     """
-    data = [spec.data.train] if isinstance(spec.data.train, str) else spec.data.train
-    run = create_run(spec.model.name_or_path, hidden=True)
-    write_atomically(run.spec_path, write_spec(spec).encode())
-    if prediction is not None:
-        write_prediction(run, Prediction(prediction, card_of(spec.hardware.device).name, spec.hardware.device == "cpu"))
-    run.write_status(
-        RunStatus(
-            model=Path(spec.model.name_or_path).name,
-            data=", ".join(Path(path).name for path in data),
-            created=time.time(),
-            total_steps=spec.training.max_steps if spec.training.max_steps > 0 else None,
-        )
+    return _started(spec, prediction, _first_status(spec))
+
+
+def continue_run(
+    parent: Run,
+    changes: Mapping[str, Any],
+    remedy_ids: Sequence[str] = (),
+    *,
+    attempt: int = 0,
+    fresh: bool = False,
+) -> Run:
+    """Start a child of `parent` with other settings, from the parent's newest checkpoint.
+
+    `changes` are full names of fields -> new values. The child has its own copy of the checkpoint; `fresh` begins anew
+    instead. Raises InvalidSpec for settings that are wrong or do not go together, NotResumable if the parent is
+    finished or is no run, RunBusy while it runs, OSError where the child's folder cannot be written.
+    """
+    _refuse_unless_ended(parent)
+    with parent.lock():
+        child = start_child(parent, changes, remedy_ids, attempt=attempt, fresh=fresh)
+        # The child runs by now and names its parent; the parent's own note of it is only the shorter way to find it.
+        with suppress(OSError):
+            parent.write_status(replace(parent.read_status(), continued_by=child.id))
+    return child
+
+
+def start_child(
+    parent: Run, changes: Mapping[str, Any], remedy_ids: Sequence[str], *, attempt: int, fresh: bool
+) -> Run:
+    """`continue_run` for who holds the parent's lock already and writes its status: its supervisor."""
+    before = read_spec(parent.spec_path)
+    checkpoint = None if fresh else parent.newest_checkpoint()
+    spec = changed_spec(before, changes)
+    section = parent_section(parent, before, spec, changes.get(ALLOCATOR), checkpoint, remedy_ids, attempt)
+    spec = spec.model_copy(update={"parent": section})
+    earlier = parent.read_status()
+    status = replace(
+        _first_status(spec),
+        parent=parent.id,
+        step=0 if checkpoint is None else checkpoint_step(checkpoint),
+        total_steps=earlier.total_steps,
     )
+
+    def fill(child: Run) -> None:
+        if checkpoint is not None:
+            checkpoint_copied(checkpoint, child.checkpoints_folder / checkpoint.name)
+
+    return _started(spec, at_launch(spec), status, fill)
+
+
+def _first_status(spec: RunSpec) -> RunStatus:
+    data = [spec.data.train] if isinstance(spec.data.train, str) else spec.data.train
+    return RunStatus(
+        model=Path(spec.model.name_or_path).name,
+        data=", ".join(Path(path).name for path in data),
+        targets=targets_in_short(spec.lora),
+        created=time.time(),
+        total_steps=spec.training.max_steps if spec.training.max_steps > 0 else None,
+    )
+
+
+def targets_in_short(lora: LoraSection) -> str:
+    """What is adapted, for a list of runs: `q, k, v, o`, `all-linear`, or the beginning of a regular expression."""
+    names = lora.target_modules or []
+    if isinstance(names, str):
+        words = names
+    else:
+        last_parts = (name.rpartition(".")[2] for name in (*names, *(lora.target_parameters or [])))
+        words = ", ".join(dict.fromkeys(part.removesuffix("_proj") for part in last_parts))
+    return words if len(words) <= LONGEST_TARGETS else f"{words[: LONGEST_TARGETS - 3]}..."
+
+
+def _started(
+    spec: RunSpec,
+    prediction: Footprint | None,
+    status: RunStatus,
+    fill: Callable[[Run], None] | None = None,
+) -> Run:
+    """A new run in a folder of its own, which `fill` completes before anything starts in it."""
+    run = create_run(spec.model.name_or_path, hidden=True)
+    try:
+        write_atomically(run.spec_path, write_spec(spec).encode())
+        if prediction is not None:
+            card = card_of(spec.hardware.device)
+            write_prediction(run, Prediction(prediction, card.name, spec.hardware.device == "cpu"))
+            status = replace(status, predicted_bytes=prediction.device_bytes)
+        run.write_status(status)
+        if fill is not None:
+            fill(run)
+    except BaseException:
+        shutil.rmtree(run.folder, ignore_errors=True)
+        raise
     with run.lock() as lock:
         run = reveal(run)
         _start_supervisor(run, lock)
@@ -72,6 +166,13 @@ def resume(run: Run) -> Path | None:
 
     Raises RunBusy if it runs already, NotResumable if there is nothing left to train.
     """
+    _refuse_unless_ended(run)
+    with run.lock() as lock:
+        _start_supervisor(run, lock)
+    return run.newest_checkpoint()
+
+
+def _refuse_unless_ended(run: Run) -> None:
     if not run.spec_path.exists():
         raise NotResumable(f"{run.folder} holds no run.yaml: it is not a run that can go on.")
     state = run.read_status().state
@@ -79,9 +180,6 @@ def resume(run: Run) -> Path | None:
         raise RunBusy(f"{run.id} is running already. Watch it with `loradeck attach {run.id}`, or stop it first.")
     if state == "finished":
         raise NotResumable(f"{run.id} is finished: its adapter is in {run.adapter_folder}.")
-    with run.lock() as lock:
-        _start_supervisor(run, lock)
-    return run.newest_checkpoint()
 
 
 def _start_supervisor(run: Run, lock: IO[bytes]) -> None:

@@ -56,11 +56,21 @@ class RunStatus:
     """What happened, in words for a person; text from libraries, never markup."""
     model: str = ""
     data: str = ""
+    targets: str = ""
+    """What is adapted, in short: `q, k, v, o` or `all-linear`."""
+    parent: str | None = None
+    """Id of the run that this one continues."""
+    continued_by: str | None = None
+    """Id of the run that goes on from this one."""
     step: int = 0
     total_steps: int | None = None
     epoch: float | None = None
     loss: float | None = None
     eval_loss: float | None = None
+    tokens: int | None = None
+    """Trained on so far."""
+    predicted_bytes: int | None = None
+    """What the run was predicted to hold, where it was."""
     peak_bytes: int | None = None
     """Most memory that the run was seen to hold: on its GPU, or resident on the CPU."""
     created: float = 0.0
@@ -118,6 +128,11 @@ class Run:
     @property
     def supervisor_log_path(self) -> Path:
         return self.folder / "supervisor.log"
+
+    @property
+    def labels_path(self) -> Path:
+        """A person's notes and tags: `engine.runs.labels`."""
+        return self.folder / "labels.jsonl"
 
     @property
     def control_folder(self) -> Path:
@@ -224,11 +239,12 @@ def runs_folder() -> Path:
 
 def list_runs() -> list[Run]:
     """Every run folder, newest first (ids begin with their time)."""
+    folder = runs_folder()
     try:
-        names = sorted((entry.name for entry in os.scandir(runs_folder()) if entry.is_dir()), reverse=True)
+        names = sorted((entry.name for entry in os.scandir(folder) if entry.is_dir()), reverse=True)
     except FileNotFoundError:
         return []
-    return [Run(runs_folder() / name) for name in names if not name.startswith(".")]
+    return [Run(folder / name) for name in names if not name.startswith(".")]
 
 
 def find_run(name: str) -> Run:

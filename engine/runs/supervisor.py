@@ -1,7 +1,8 @@
 """The process beside a trainer: `python -m engine.runs.supervisor RUN_DIR LOCK_FD`, detached, without torch.
 
 It inherits the run's lock, starts the trainer, samples the hardware once a second, keeps `status.json` true, and
-records how the trainer really ended, whatever ended it.
+records how the trainer really ended, whatever ended it. Where memory ran out it puts the ways out on record, and with
+`on_oom: retry` starts the run that goes on.
 """
 
 from __future__ import annotations
@@ -20,10 +21,18 @@ from typing import Any
 
 from engine.checks import read_spec
 from engine.hardware import process_tree, sample
+from engine.memory.outcomes.comparison import size
+from engine.memory.ways_out.after_oom import OOM_CAUSES, NoWayOut
+from engine.memory.ways_out.failing import is_of_the_host
 from engine.runs import control
 from engine.runs.events import Event, EventTail, EventWriter
-from engine.runs.launch import trainer_command
+from engine.runs.kernel_oom import KernelWatch
+from engine.runs.launch import start_child, trainer_command
+from engine.runs.lineage import changes_in_words
+from engine.runs.retry import MOST_ATTEMPTS, attempts_so_far, chosen_by_itself, record_ways_out
+from engine.runs.silent_oom import last_words, on_gpu, oom_fields
 from engine.runs.store import ENDED, Cause, Run, State
+from engine.spec import RunSpec
 
 PERIOD_S = 1.0
 RESERVE_BYTES = 64 * 1024
@@ -40,6 +49,7 @@ OUTCOMES: dict[int, tuple[State, Cause | None]] = {
 }
 """What the trainer's exit codes mean: they reach the supervisor even when no file can be written any more."""
 
+WHO_ENDED = {"bitsandbytes": "bitsandbytes", "python": "a library"}
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -57,6 +67,18 @@ class Supervisor:
         self.events = EventTail(run.events_path, offset=already)
         self.reserve = run.folder / ".reserve"
         self.trainer: subprocess.Popen[bytes] | None = None
+        self.trainer_pids: set[int] = set()
+        self.host: dict[str, Any] = {}
+        """The host's part of the last hardware sample that saw the trainer."""
+        self.gpus: list[dict[str, Any]] = []
+        """The GPUs' part of it."""
+        self.oom: Event | None = None
+        """The newest of this trainer's `oom` events."""
+        self.told_its_end = False
+        """Whether the trainer said how it ended."""
+        self.is_to_stop = False
+        self.on_cpu = True
+        self.kernel = KernelWatch()
 
     def supervise(self) -> State:
         """Start the trainer and stay until it ends. Returns the run's final state."""
@@ -65,10 +87,12 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on_as_stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        oom_kills_before = _oom_kills()
         self._write(self.log, "state", state="starting", pid=os.getpid())
-        command = trainer_command(self.run, read_spec(self.run.spec_path))
+        spec = read_spec(self.run.spec_path)
+        self.on_cpu = spec.hardware.device == "cpu"
+        command = trainer_command(self.run, spec)
         with open(self.run.log_path, "ab") as log:
+            log_began = log.tell()
             self.trainer = subprocess.Popen(
                 command.arguments,
                 env=command.environment,
@@ -81,58 +105,67 @@ class Supervisor:
             )
         exit_code = self._watch(self.trainer)
         self._take_in(self.events.read())
-        self._end(exit_code, killed_by_kernel=exit_code == -signal.SIGKILL and _oom_kills() > oom_kills_before)
+        self._end(spec, exit_code, log_began)
         return self.status.state
 
     def _watch(self, trainer: subprocess.Popen[bytes]) -> int:
         self.status = replace(self.status, trainer_pid=trainer.pid)
         while True:
             self._sample(trainer.pid)
+            self.kernel.look()
             self._take_in(self.events.read())
-            self.status = replace(self.status, heartbeat=time.time())
-            self._write_status()
+            self._beat()
             try:
                 return trainer.wait(PERIOD_S)
             except subprocess.TimeoutExpired:
                 continue
 
+    def _beat(self) -> None:
+        self.status = replace(self.status, heartbeat=time.time())
+        self._write_status()
+
     def _sample(self, trainer_pid: int) -> None:
-        fields, pids = sample(trainer_pid), process_tree(trainer_pid)
+        fields, pids = sample(trainer_pid, self.run.folder), process_tree(trainer_pid)
         self._write(self.hardware, "hardware", **fields, trainer_pids=sorted(pids))
-        held_bytes = _held_on_gpus(fields["gpus"], pids) or fields["host"]["trainer_rss_bytes"]
+        if fields["host"]["trainer_rss_bytes"]:  # of a process that has just died it is 0, or not there
+            self.host, self.gpus, self.trainer_pids = fields["host"], fields["gpus"], pids
+        self._has_held(_held_on_gpus(fields["gpus"], pids) or fields["host"]["trainer_rss_bytes"])
+
+    def _has_held(self, held_bytes: int | None) -> None:
         if held_bytes is not None and held_bytes > (self.status.peak_bytes or 0):
             self.status = replace(self.status, peak_bytes=held_bytes)
 
     def _take_in(self, events: list[Event]) -> None:
+        for event in events:  # a second between two samples is long: the trainer knows its peaks
+            if event["type"] == "memory":
+                self._has_held(size(event, "device_bytes"))
+            elif event["type"] == "oom" and not is_of_the_host(event, self.on_cpu):
+                self._has_held(size(event, "held_bytes"))
         status = self.status
         for event in events:
             if event["type"] == "state" and event["state"] not in ENDED:
                 status = replace(status, state=event["state"])
             elif event["type"] == "state":
+                self.told_its_end = True
                 status = replace(status, message=event.get("message") or "")
             elif event["type"] == "plan":
                 status = replace(status, total_steps=event["total_steps"])
             elif event["type"] == "step":
-                status = replace(status, step=event["step"], epoch=event["epoch"], loss=event["loss"])
+                tokens = event.get("tokens", status.tokens)
+                status = replace(status, step=event["step"], epoch=event["epoch"], loss=event["loss"], tokens=tokens)
             elif event["type"] == "eval":
                 status = replace(status, eval_loss=event["eval_loss"])
+            elif event["type"] == "oom":
+                self.oom = event
         self.status = status
 
-    def _end(self, exit_code: int, killed_by_kernel: bool) -> None:
-        state, cause = OUTCOMES.get(exit_code, ("failed", "error"))
-        message = self.status.message
-        if killed_by_kernel:
-            cause = "host-oom"
-            message = "The kernel killed the trainer because the host's memory ran out."
-        elif exit_code < 0:
-            cause = "killed"
-            message = f"The trainer was killed by signal {-exit_code} ({signal.Signals(-exit_code).name})."
-        elif state == "failed" and not message:
-            message = (
-                "The disk is full. Free some space, then resume."
-                if cause == "disk-full"
-                else f"The trainer ended with exit code {exit_code}; trainer.log says more."
-            )
+    def _end(self, spec: RunSpec, exit_code: int, log_began: int) -> None:
+        state, cause, message = self._ending(spec, exit_code, log_began)
+        self.reserve.unlink(missing_ok=True)
+        if cause in OOM_CAUSES:
+            record_ways_out(self.run, self.log, self.oom)
+            if spec.on_oom == "retry":
+                message = f"{message} {self._go_on(spec, cause)}".strip()
         now = time.time()
         self.status = replace(
             self.status,
@@ -143,9 +176,92 @@ class Supervisor:
             ended=now,
             heartbeat=now,
         )
-        self.reserve.unlink(missing_ok=True)
         self._write(self.log, "state", state=state, cause=cause, message=message, exit_code=exit_code)
         self._write_status()
+
+    def _ending(self, spec: RunSpec, exit_code: int, log_began: int) -> tuple[State, Cause | None, str]:
+        """State, cause and message of a trainer that has ended, with an `oom` event for one that could not write it."""
+        state, cause = OUTCOMES.get(exit_code, ("failed", "error"))
+        message = self.status.message
+        if exit_code == -signal.SIGKILL and self.trainer is not None and self.kernel.has_killed(self.trainer.pid):
+            message = "The kernel ended the trainer, as the memory of this machine ran out"
+            if (limit := self._group_limit_bytes()) is not None:
+                message = (
+                    f"The kernel ended the trainer, as it had reached the {limit / 2**30:.1f} GiB of its control group"
+                )
+            self._write_oom(spec, "kernel", f"{message}.")
+            return state, "host-oom", f"{message}."
+        if state == "failed" and not self.told_its_end:
+            words = last_words(self.run.log_path, log_began)
+            if words is not None:
+                raised_by, message, requested = words
+                self._write_oom(spec, raised_by, message, requested)
+                return state, "oom", f"Memory ran out, and {WHO_ENDED[raised_by]} ended the trainer: {message}"
+        if exit_code < 0:
+            cause = "killed"
+            message = f"The trainer was killed by signal {-exit_code} ({signal.Signals(-exit_code).name})."
+            if exit_code == -signal.SIGKILL:
+                message += " There is no sign of the kernel's OOM killer: somebody or something else sent it."
+        elif state == "failed" and not message:
+            message = (
+                "The disk is full. Free some space, then resume."
+                if cause == "disk-full"
+                else f"The trainer ended with exit code {exit_code}; trainer.log says more."
+            )
+        return state, cause, message
+
+    def _group_limit_bytes(self) -> int | None:
+        limit = None if self.kernel.group is None else self.kernel.group.limit_bytes()
+        total = self.host.get("total_bytes")
+        return limit if limit is not None and (total is None or limit < total) else None
+
+    def _write_oom(self, spec: RunSpec, raised_by: str, message: str, requested_bytes: int | None = None) -> None:
+        fields = oom_fields(
+            last_state=self.status.state,
+            step=self.status.step,
+            host=self.host,
+            trainer_pids=self.trainer_pids,
+            group=self.kernel.group,
+            memory_limit_bytes=spec.hardware.memory_limit_bytes if self.on_cpu else None,
+            raised_by=raised_by,
+            message=message,
+            requested_bytes=requested_bytes,
+        )
+        gpus = (gpu for gpu in self.gpus if gpu["mig"] is None)
+        gpu = next((gpu for gpu in gpus if spec.hardware.device == f"cuda:{gpu['index']}"), None)
+        if raised_by == "bitsandbytes" and gpu is not None:
+            fields |= on_gpu(gpu, self.trainer_pids)
+        self.oom = {"type": "oom", "time": round(time.time(), 3), **fields}
+        self._write(self.log, "oom", **fields)
+
+    def _go_on(self, spec: RunSpec, cause: Cause) -> str:
+        """Start the run that goes on from this one, if there is one. Returns what to say about it."""
+        attempts = attempts_so_far(spec)
+        if attempts >= MOST_ATTEMPTS:
+            return f"It was tried anew {MOST_ATTEMPTS} times by itself, which is all: the rest is left to you."
+        try:
+            # What traces takes half a GiB of its own: not where that has just run out.
+            choice = chosen_by_itself(self.run, self.log, self.oom, cause == "oom", self._still_to_go_on)
+            if choice is None:
+                return "It was asked to stop before it could be tried anew."
+            if not choice.remedies:
+                return "It is not tried anew: nothing that leaves training the same is predicted to fit."
+            fresh = not all(remedy.continues for remedy in choice.remedies)
+            ids = [remedy.id for remedy in choice.remedies]
+            child = start_child(self.run, choice.changes, ids, attempt=attempts + 1, fresh=fresh)
+        except NoWayOut as reason:
+            return f"It is not tried anew: {reason}"
+        except Exception as error:  # the end of this run has to be written all the same
+            return f"It could not be tried anew: {type(error).__name__}: {error}."
+        changes = {field: values for remedy in choice.remedies for field, values in remedy.changes.items()}
+        self._write(self.log, "retry", attempt=attempts + 1, child=child.id, remedies=ids, changes=changes)
+        self.status = replace(self.status, continued_by=child.id)
+        return f"It goes on by itself as {child.id}: {changes_in_words(changes)}."
+
+    def _still_to_go_on(self) -> bool:
+        """Called each second while prices are traced."""
+        self._beat()
+        return not self.is_to_stop and "stop" not in control.pending(self.run.control_folder)
 
     def _write_status(self) -> None:
         try:
@@ -160,6 +276,7 @@ class Supervisor:
             file.write(type, **fields)
 
     def _pass_on_as_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self.is_to_stop = True
         if self.trainer is not None:
             self.trainer.send_signal(signal.SIGTERM)
 
@@ -169,19 +286,6 @@ def _held_on_gpus(gpus: list[dict[str, Any]], pids: set[int]) -> int | None:
         p["used_bytes"] for gpu in gpus for p in gpu["processes"] if p["pid"] in pids and p["used_bytes"] is not None
     ]
     return sum(held) if held else None
-
-
-def _oom_kills() -> int:
-    """How many processes of this cgroup the kernel's OOM killer has ended (cgroup v2; 0 where that cannot be read)."""
-    try:
-        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
-        for line in (Path("/sys/fs/cgroup") / own / "memory.events").read_text().splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-    except (OSError, ValueError):
-        pass
-    return 0
 
 
 def main() -> None:

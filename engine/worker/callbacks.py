@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from engine.runs.events import EventWriter
 from engine.runs.store import State
 from engine.worker.failures import NanLoss
-from engine.worker.requests import Requests, StopRequested
+from engine.worker.requests import Requests
 
 NAN_STEPS = 3
 """Losses that are not a number, in a row, after which a run ends."""
@@ -28,6 +28,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self._seconds = 0.0
         self._steps = 0
         self._tokens_before: int | None = None
+        self._places = 0
 
     def state(self, state: State, **fields: Any) -> None:
         self.events.write("state", state=state, **fields)
@@ -67,11 +68,16 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             mean_token_accuracy=logs.get("mean_token_accuracy"),
             tokens=tokens,
             tokens_per_s=round(new_tokens / self._seconds, 2) if self._seconds else None,
+            padding_share=round(1 - new_tokens / self._places, 4) if self._places else None,
             step_time_s=round(self._seconds / self._steps, 4) if self._steps else None,
             **_cuda_memory(),
         )
-        self._seconds, self._steps = 0.0, 0
+        self._seconds, self._steps, self._places = 0.0, 0, 0
         self._watch_for_nan(state.global_step, logs["loss"])
+
+    def count_places(self, places: int) -> None:
+        """Add a batch's places for tokens, padding included, to those of the step under way."""
+        self._places += places
 
     def start_counting_at(self, tokens: int) -> None:
         """Tokens that earlier trainers of this run have trained on."""
@@ -98,16 +104,27 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
 
 class Steering(TrainerCallback):  # type: ignore[misc]
-    """Acts on control requests at the end of each step, and in the midst of evaluations."""
+    """Acts on control requests at the end of each step, and on a stop in the midst of evaluations too."""
 
-    def __init__(self, requests: Requests, reporter: Reporter) -> None:
+    def __init__(self, requests: Requests, reporter: Reporter, can_evaluate: bool) -> None:
         self.requests = requests
         self.reporter = reporter
+        self.can_evaluate = can_evaluate
+        """Whether rows are held out."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         taken = self.requests.poll()
         if "save" in taken:
             control.should_save = True
+        if "evaluate" in taken and self.can_evaluate:
+            control.should_evaluate = True
+        elif "evaluate" in taken:
+            self.reporter.events.write(
+                "warning",
+                code="nothing-held-out",
+                message="No evaluation: no rows are held out.",
+                hint="Set data.eval or data.eval_fraction for the next run.",
+            )
         if "pause" in taken and not self.requests.stopping:
             paused_at = time.perf_counter()
             self.reporter.state("paused")
@@ -130,9 +147,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.requests.poll()
-        if self.requests.stopping:
-            raise StopRequested
+        self.requests.stop_if_asked()
 
 
 def _cuda_memory() -> dict[str, int | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from engine.hardware import gpu_bytes_of
 from engine.memory.footprint import Footprint
 from engine.runs.events import EventWriter
+from engine.worker.process_memory import forget_peak, own_memory
 from engine.worker.trainer import DeckTrainer
+
+Peaks = dict[str, int | None]
 
 
 class Measured(TrainerCallback):  # type: ignore[misc]
@@ -23,13 +25,28 @@ class Measured(TrainerCallback):  # type: ignore[misc]
         self.trainer = trainer
         self.predicted = predicted
         self._steps = 0
+        self._before_preflight: Peaks = {}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._steps += 1
         if self._steps == 1:
             self.record("first step")
 
-    def record(self, when: Literal["first step", "end"]) -> None:
+    def begin_preflight(self) -> None:
+        """Keep the peaks of loading: they count for the run, and those of the preflight do not."""
+        self._before_preflight = _peaks()
+
+    def end_preflight(self) -> None:
+        """Record what the preflight came to and begin anew. Where peaks cannot be forgotten, those that follow include
+        it, and the largest batch stays that of the preflight."""
+        self.record("preflight")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        elif not forget_peak():
+            return
+        self.trainer.largest_batch = [0, 0]
+
+    def record(self, when: Literal["preflight", "first step", "end"]) -> None:
         """Write the peaks of this process so far, and the largest batch that they are of."""
         rows, tokens = self.trainer.largest_batch
         predicted = self.predicted
@@ -37,7 +54,7 @@ class Measured(TrainerCallback):  # type: ignore[misc]
             "memory",
             when=when,
             step=self.trainer.state.global_step,
-            **_peaks(),
+            **_higher(_peaks(), self._before_preflight),
             predicted_allocated_bytes=None if predicted is None else predicted.allocated_bytes,
             predicted_reserved_bytes=None if predicted is None else predicted.reserved_bytes,
             predicted_device_bytes=None if predicted is None else predicted.device_bytes,
@@ -47,10 +64,10 @@ class Measured(TrainerCallback):  # type: ignore[misc]
         )
 
 
-def _peaks() -> dict[str, int | None]:
+def _peaks() -> Peaks:
     if not torch.cuda.is_available():
-        # Of this process alone: what the supervisor held when it started it was far less. Linux counts in KiB.
-        resident_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # Of this process alone: what the supervisor held when it started it was far less.
+        resident_bytes = own_memory().peak_resident_bytes
         return {"allocated_bytes": None, "reserved_bytes": None, "device_bytes": resident_bytes}
     reserved_bytes = torch.cuda.max_memory_reserved()
     held_bytes = gpu_bytes_of(os.getpid())
@@ -60,4 +77,12 @@ def _peaks() -> dict[str, int | None]:
         "allocated_bytes": torch.cuda.max_memory_allocated(),
         "reserved_bytes": reserved_bytes,
         "device_bytes": None if held_bytes is None else held_bytes + given_back_bytes,
+    }
+
+
+def _higher(peaks: Peaks, others: Peaks) -> Peaks:
+    """The higher of each two; what is not known of one is that of the other."""
+    return {
+        name: max((size for size in (size_bytes, others.get(name)) if size is not None), default=None)
+        for name, size_bytes in peaks.items()
     }

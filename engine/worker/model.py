@@ -21,6 +21,7 @@ from transformers import (
 from engine.spec import LoraSection, RunSpec
 from engine.worker.failures import BadSpec
 from engine.worker.meta import NotInspectable, auto_class
+from engine.worker.oom import shortfall
 
 HEADS = ["lm_head", "embed_out"]
 """Names that model families give their output embedding."""
@@ -52,7 +53,7 @@ def load_model(spec: RunSpec) -> PreTrainedModel:
             use_safetensors=True,  # the other format is pickle, which runs code when it is read
         )
     except OSError as error:
-        if "safetensors" in str(error):
+        if "safetensors" in str(error) and shortfall(error) is None:
             raise BadSpec(
                 f"{model.name_or_path} has no safetensors weights, and pickle files are not read",
                 "Load it where you trust it, and write it again with `save_pretrained`.",

@@ -49,9 +49,9 @@ class Requests:
         self.stopping = False
         """Whether this trainer was asked to stop, by a file or a signal. It never becomes false again."""
 
-    def poll(self) -> list[control.Request]:
-        """Requests since the last call, now taken."""
-        taken = control.pending(self._folder)
+    def poll(self, only: tuple[control.Request, ...] = control.REQUESTS) -> list[control.Request]:
+        """Requests since the last call, now taken. Those that are not in `only` are left for later."""
+        taken = [request for request in control.pending(self._folder) if request in only]
         for request in taken:
             control.take(self._folder, request)
             self._events.write("control", request=request)
@@ -62,8 +62,8 @@ class Requests:
         return taken
 
     def stop_if_asked(self) -> None:
-        """Take requests where only a stop can be answered. Raises StopRequested."""
-        self.poll()
+        """Obey a stop where no step is under way; other requests wait for the next step's end. Raises StopRequested."""
+        self.poll(only=("stop",))
         if self.stopping:
             raise StopRequested
 
@@ -71,5 +71,5 @@ class Requests:
         """Return when `resume` or `stop` arrives. The model stays where it is; only time passes."""
         while True:
             time.sleep(PAUSE_POLL_S)
-            if "resume" in self.poll() or self.stopping:
+            if "resume" in self.poll(only=("pause", "resume", "stop")) or self.stopping:
                 return

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from transformers import AutoConfig, PrinterCallback
 from trl import SFTConfig
 
@@ -17,19 +18,25 @@ from engine.memory.footprint import Footprint
 from engine.rows import Rows, load_rows
 from engine.runs import prediction
 from engine.runs.events import EventWriter
-from engine.runs.store import Run, checkpoint_step, staged_folder
+from engine.runs.store import Cause, Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
 from engine.targets import problems_with
 from engine.worker.callbacks import Reporter, Steering
 from engine.worker.data import check_chat_template, to_dataset, turns_left_out
 from engine.worker.failures import EXIT_CODES, BadSpec, explain
 from engine.worker.inspect import describe
+from engine.worker.limit import keep_within_limit, large_blocks_apart, lift_limit
 from engine.worker.measured import Measured
 from engine.worker.meta import NotInspectable
 from engine.worker.model import is_quantized, load_model, load_tokenizer, lora_config
+from engine.worker.moment import Moment
+from engine.worker.oom import shortfall
+from engine.worker.oom_event import let_go, oom_fields, record_history, save_snapshot
+from engine.worker.preflight import SCRATCH_PREFIX, Preflight
+from engine.worker.process_memory import own_memory
 from engine.worker.requests import Requests, StopRequested
 from engine.worker.samples import answer_both
-from engine.worker.trainer import DeckTrainer, save_adapter
+from engine.worker.trainer import DeckTrainer, WholeSteps, save_adapter
 
 STOPPED = 130
 
@@ -44,21 +51,7 @@ def main(arguments: list[str]) -> int:
     except StopRequested:
         finished = False
     except Exception as error:
-        traceback.print_exc()
-        failure = explain(error)
-        try:
-            if failure.cause == "oom":
-                events.write("oom", **training.where_memory_ended())
-            events.write("error", code=failure.cause, message=failure.message, hint=failure.hint)
-            events.write(
-                "state",
-                state="failed",
-                cause=failure.cause,
-                message=" ".join(filter(None, (failure.message, failure.hint))),
-            )
-        except OSError:
-            pass  # nothing can be written: the exit code still tells
-        return EXIT_CODES[failure.cause]
+        return EXIT_CODES[training.fail(error)]
     events.write("state", state="finished" if finished else "stopped")
     return 0 if finished else STOPPED
 
@@ -71,14 +64,19 @@ class Training:
         self.events = events
         self.reporter = Reporter(events)
         self.requests = Requests(run, events)
+        self.spec: RunSpec | None = None
         self.trainer: DeckTrainer | None = None
+        self.libraries_bytes = 0
+        """Resident before rows and model were loaded."""
 
     def fit(self) -> bool:
         """Train from the newest checkpoint, or from the start. Returns whether the run is complete.
 
         Raises StopRequested where no step was under way, BadSpec, NanLoss, and whatever the libraries raise.
         """
-        spec = read_spec(self.run.spec_path)
+        spec = self.spec = read_spec(self.run.spec_path)
+        self.libraries_bytes = own_memory().resident_bytes
+        keep_within_limit(spec)
         remove_unfinished_saves(self.run)
         checkpoint = self.run.newest_checkpoint()
         resumed = {} if checkpoint is None else {"resumed_from_step": checkpoint_step(checkpoint)}
@@ -91,12 +89,18 @@ class Training:
         self.announce(spec, predicted)
         measured = Measured(self.events, trainer, predicted)
         trainer.add_callback(measured)
-        self.reporter.state("training")
+        if spec.hardware.wants_preflight:
+            trainer.add_callback(Preflight(trainer, self.requests, measured, scratch=self.run.folder))
+        else:
+            self.reporter.state("training")
+        if spec.hardware.device != "cpu":
+            record_history(with_stacks=False)
 
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except StopRequested:  # in the midst of an evaluation: the step before it is whole
-            trainer._save_checkpoint(trainer.model)
+        except StopRequested:
+            if not trainer.in_preflight:  # in the midst of an evaluation: the step before it is whole
+                trainer._save_checkpoint(trainer.model)
             raise
         if self.requests.stopping and trainer.state.global_step < trainer.state.max_steps:
             measured.record("end")
@@ -110,7 +114,8 @@ class Training:
         check_targets(spec)
         tokenizer = load_tokenizer(spec)
         check_chat_template(rows, tokenizer)
-        model = load_model(spec)
+        with large_blocks_apart(spec):
+            model = load_model(spec)
         if spec.quantization.load_in != "none" and not is_quantized(model):
             self.warn(
                 "not-quantized",
@@ -127,12 +132,13 @@ class Training:
                 eval_dataset=to_dataset(rows.held_out, spec.data) if rows.held_out else None,
                 processing_class=tokenizer,
                 peft_config=lora_config(spec.lora),
-                callbacks=[self.reporter, Steering(self.requests, self.reporter)],
+                callbacks=[self.reporter, Steering(self.requests, self.reporter, can_evaluate=bool(rows.held_out))],
             )
         except ValueError as error:
             if spec.model.trust_remote_code and str(error).startswith(("Target modules", "Applying a PEFT adapter")):
                 raise BadSpec(str(error), "Correct lora.target_modules.") from error
             raise
+        trainer.add_callback(WholeSteps(trainer))
         trainer.remove_callback(PrinterCallback)  # the events hold it, and the log is for what libraries say
         if spec.model.trust_remote_code:
             check_adapted(spec, trainer)
@@ -201,35 +207,70 @@ class Training:
         if rows.held_out and spec.training.eval_strategy == "no":
             trainer.evaluate()
         measured.record("end")  # the answers that follow are in no prediction
-        trainer.phase = "save"
         self.reporter.state("saving")
         shutil.rmtree(self.run.adapter_folder, ignore_errors=True)
-        with staged_folder(self.run.adapter_folder) as folder:
+        with trainer.doing("save"), staged_folder(self.run.adapter_folder) as folder:
             save_adapter(trainer.model, folder)
             trainer.processing_class.save_pretrained(folder)
         if spec.data.samples:
-            trainer.phase = "eval"
+            trainer.batch_shape = None
             self.reporter.state("evaluating")
-            asked = rows.held_out[: spec.data.samples]
-            for sample in answer_both(trainer.model, trainer.processing_class, asked, spec.data.samples_max_new_tokens):
-                self.events.write("sample", step=trainer.state.global_step, **vars(sample))
+            asked, most_tokens = rows.held_out[: spec.data.samples], spec.data.samples_max_new_tokens
+            with trainer.doing("eval"):
+                for sample in answer_both(trainer.model, trainer.processing_class, asked, most_tokens):
+                    self.events.write("sample", step=trainer.state.global_step, **vars(sample))
 
-    def where_memory_ended(self) -> dict[str, object]:
-        """Fields of an `oom` event: what was being done, and what was held."""
-        trainer = self.trainer
-        fields: dict[str, object] = {
-            "phase": trainer.phase if trainer is not None else "load",
-            "step": trainer.state.global_step if trainer is not None else 0,
-            "batch_shape": trainer.batch_shape if trainer is not None else None,
-        }
-        if torch.cuda.is_available():
-            fields["allocated_bytes"] = torch.cuda.memory_allocated()
-            fields["reserved_bytes"] = torch.cuda.memory_reserved()
-            fields["capacity_bytes"] = torch.cuda.mem_get_info()[1]
-        return fields
+    def fail(self, error: Exception) -> Cause:
+        """Write down why the training ended, and keep what can be kept. Returns the cause; raises nothing."""
+        moment = self.trainer.moment if self.trainer is not None else Moment()
+        on_gpu = self.spec is not None and self.spec.hardware.device != "cpu"
+        failure = explain(error, moment, on_gpu)
+        # Each in its own right: a disk that is full, or memory that does not even suffice for this, may stop any of
+        # them, and the exit code still tells.
+        with _as_far_as_it_goes():
+            lift_limit()
+            traceback.print_exc()
+        if failure.cause == "oom":
+            with _as_far_as_it_goes():
+                self.tell_who_held_memory(error, moment)
+            if self.trainer is not None:
+                with _as_far_as_it_goes():
+                    self.trainer.save_last_whole_step()
+        with _as_far_as_it_goes():
+            self.events.write("error", code=failure.cause, message=failure.message, hint=failure.hint)
+            self.events.write(
+                "state",
+                state="failed",
+                cause=failure.cause,
+                message=" ".join(filter(None, (failure.message, failure.hint))),
+            )
+        return failure.cause
+
+    def tell_who_held_memory(self, error: Exception, moment: Moment) -> None:
+        """Write the `oom` event, and let go of what the failed step held."""
+        short, spec, trainer = shortfall(error), self.spec, self.trainer
+        assert short is not None
+        assert spec is not None, "reading a spec takes no memory to speak of"
+        limit_bytes = spec.hardware.memory_limit_bytes
+        try:
+            fields = oom_fields(short, moment, spec.hardware.device, limit_bytes, self.libraries_bytes, trainer)
+            snapshot = save_snapshot(self.run.folder / "oom_snapshot.pickle")
+        finally:
+            let_go(error, trainer)
+        self.events.write("oom", **fields, snapshot=snapshot)
 
     def warn(self, code: str, message: str, hint: str) -> None:
         self.events.write("warning", code=code, message=message, hint=hint)
+
+
+@contextmanager
+def _as_far_as_it_goes() -> Iterator[None]:
+    """What the block does is tried; an error is only logged, if that can be done."""
+    try:
+        yield
+    except Exception:
+        with suppress(Exception):
+            traceback.print_exc()
 
 
 def sft_config(spec: RunSpec, output_folder: Path) -> SFTConfig:
@@ -290,7 +331,11 @@ def check_adapted(spec: RunSpec, trainer: DeckTrainer) -> None:
 
 def remove_unfinished_saves(run: Run) -> None:
     """Delete what a killed trainer left half-written under temporary names."""
-    for leftover in [*run.checkpoints_folder.glob(".checkpoint-*"), *run.folder.glob(".adapter.*")]:
+    for leftover in [
+        *run.checkpoints_folder.glob(".checkpoint-*"),
+        *run.folder.glob(".adapter.*"),
+        *run.folder.glob(f"{SCRATCH_PREFIX}*"),
+    ]:
         shutil.rmtree(leftover, ignore_errors=True)
 
 

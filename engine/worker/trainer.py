@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import load_peft_weights, set_peft_model_state_dict
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
@@ -20,6 +24,8 @@ from engine.worker.checkpoint import (
     restore_random_states,
     save_training_state,
 )
+from engine.worker.moment import Moment, Phase
+from engine.worker.sampling import LengthGroupsByEpoch
 
 
 class DeckTrainer(SFTTrainer):  # type: ignore[misc]
@@ -28,12 +34,16 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
     def __init__(self, reporter: Reporter, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.reporter = reporter
-        self.phase = "load"
-        """Where an out-of-memory error would strike: load, forward, backward, optimizer, eval, save."""
+        self.phase: Phase = "load"
+        """Where an out-of-memory error would strike."""
+        self.in_preflight = False
         self.batch_shape: list[int] | None = None
         """Rows and tokens of the batch at hand, padding included."""
         self.largest_batch = [0, 0]
         """Rows and tokens of the largest batch that was trained on."""
+        self._batch_mask: torch.Tensor | None = None
+        self._batch_positions: torch.Tensor | None = None
+        self._whole_step: tuple[dict[str, Any], int] | None = None
         if self.args.fp16:
             # TRL casts the adapters of a quantized model to bf16, which float16's loss scaler cannot unscale
             # (trl issue 4901): train them in fp32 there.
@@ -41,10 +51,35 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
 
+    @property
+    def moment(self) -> Moment:
+        """What is being done now."""
+        under_way = self.phase in ("forward", "backward", "optimizer") or self.in_preflight
+        step = self.state.global_step + under_way if self.phase != "load" else 0
+        return Moment(self.phase, step, self.in_preflight, self.batch_shape)
+
+    def longest_row_tokens(self) -> int | None:
+        """Longest row of the batch at hand, without padding; of a packed batch its longest part."""
+        if self._batch_mask is not None:
+            return int(self._batch_mask.cpu().sum(dim=1).max())
+        if self._batch_positions is not None:
+            return int(self._batch_positions.cpu().max()) + 1
+        return None
+
+    @contextmanager
+    def doing(self, phase: Phase) -> Iterator[None]:
+        """Name what the block does. After an exception the name stays, to tell where it struck."""
+        before, self.phase = self.phase, phase
+        yield
+        self.phase = before
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self.batch_shape = list(inputs["input_ids"].shape)
+        self._batch_mask, self._batch_positions = inputs.get("attention_mask"), inputs.get("position_ids")
         if self.model.training:
             self.phase = "forward"
+            if not self.in_preflight:
+                self.reporter.count_places(math.prod(self.batch_shape))
             self.largest_batch = max(self.largest_batch, self.batch_shape, key=math.prod)
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         if self.model.training:
@@ -53,8 +88,21 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        self.phase = "optimizer"
+        # After the last pass of a step comes the optimizer, after the others the next forward.
+        self.phase = "optimizer" if self.accelerator.sync_gradients else "forward"
         return loss
+
+    def step_ended(self) -> None:
+        """Keep what a checkpoint of the step just taken needs and the next step changes."""
+        self.phase = "forward"
+        self._whole_step = random_states(), int(self._total_train_tokens)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return LengthGroupsByEpoch(sampler.batch_size, sampler.lengths, seed)
+        return sampler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
@@ -62,15 +110,15 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         self.state.log_history.clear()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        self.phase = "eval"
         self.reporter.state("evaluating")
         # Each pass over a DataLoader draws a seed from the global generator. Training must not depend on whether, or
         # how far, an evaluation ran: else a run that was stopped in one would not resume exactly.
         before = random_states()
-        try:
-            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        finally:
-            restore_random_states(before)
+        with self.doing("eval"):
+            try:
+                metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+            finally:
+                restore_random_states(before)
         self.reporter.events.write(
             "eval",
             step=self.state.global_step,
@@ -82,8 +130,7 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if final.exists():
+        if self._newest_checkpoint.exists():
             return  # asked for twice at one step, by the schedule and by a person
         if self.reporter.nan_steps:
             self.reporter.events.write(
@@ -93,8 +140,34 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
                 hint="The checkpoints from before are what a resume goes on from.",
             )
             return
-        self.phase = "save"
-        self.reporter.state("saving")
+        with self.doing("save"):
+            self.reporter.state("saving")
+            self._add_checkpoint(random_states(), int(self._total_train_tokens))
+            self.reporter.state("training")
+
+    def save_last_whole_step(self) -> None:
+        """Write the checkpoint of the last step that was taken, from the midst of what followed it.
+
+        A step changes nothing before its optimizer moves, and an evaluation nothing at all: what the checkpoint would
+        have held is all there still, but for the random states and the count of tokens, which were kept.
+        """
+        is_whole = self.phase in ("forward", "backward", "eval") and not self.in_preflight
+        if is_whole and self._whole_step and not self.reporter.nan_steps and not self._newest_checkpoint.exists():
+            self._add_checkpoint(*self._whole_step)
+
+    @property
+    def _newest_checkpoint(self) -> Path:
+        """Where the checkpoint of the last step taken belongs."""
+        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
+    def _add_checkpoint(self, random: dict[str, Any], tokens: int) -> None:
+        final = self._newest_checkpoint
+        self.write_checkpoint(final, random, tokens)
+        rotate_checkpoints(self.args.output_dir, save_total_limit=self.args.save_total_limit)
+        self.reporter.events.write("checkpoint", step=self.state.global_step, path=str(final))
+
+    def write_checkpoint(self, final: Path, random: dict[str, Any], tokens: int) -> None:
+        """Write adapter and training state as they are now into the folder `final`, which appears whole."""
         with staged_folder(final) as folder:
             save_adapter(self.model, folder)
             self.processing_class.save_pretrained(folder)
@@ -105,16 +178,20 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
                     "optimizer": self.optimizer.state_dict(),
                     "scheduler": self.lr_scheduler.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
-                    "random": random_states(),
-                    "tokens": int(self._total_train_tokens),
+                    "random": random,
+                    "tokens": tokens,
                 },
             )
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-        rotate_checkpoints(self.args.output_dir, save_total_limit=self.args.save_total_limit)
-        self.reporter.events.write("checkpoint", step=self.state.global_step, path=str(final))
-        self.reporter.state("training")
 
-    # The four parts of a resume, in the order in which transformers asks for them.
+    # The parts of a resume, in the order in which transformers asks for them.
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
+        trained: tuple[int, int] = super()._init_training_state(max_steps, *args)
+        # transformers goes on with the batch size and the intervals of the checkpoint, which may be another run's.
+        self.state.train_batch_size = self._train_batch_size
+        self.state.compute_steps(self.args, max_steps)
+        return trained
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # `load_adapter`, which transformers uses, brings the adapters back in fp32 where TRL had cast them to bf16.
@@ -136,6 +213,21 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             restore_random_states(self._restored["random"])
+
+
+class WholeSteps(TrainerCallback):  # type: ignore[misc]
+    """Lets a trainer know where its steps end, so that the state after the last one can still be saved in the next."""
+
+    def __init__(self, trainer: DeckTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.phase = "forward"
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.step_ended()
 
 
 def save_adapter(model: Any, folder: Path) -> None:

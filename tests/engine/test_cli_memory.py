@@ -83,3 +83,11 @@ def test_fit_says_when_nothing_fits_and_what_would(spec_file: Path) -> None:
     done = loradeck("fit", str(spec_file), "--gpu", "64MiB")
     assert done.returncode == 1
     assert "smallest" in done.stdout
+
+
+def test_a_runs_own_limit_is_what_verdicts_are_against(spec_file: Path) -> None:
+    spec_file.write_text(spec_file.read_text().replace("memory_limit: null", "memory_limit: 300MiB"))
+    told = json.loads(loradeck("estimate", str(spec_file), "--formula", "--gpu", "12GiB", "--json").stdout)
+    assert (told["free_bytes"], told["limit_bytes"]) == (300 * MIB, 300 * MIB)
+    shown = loradeck("estimate", str(spec_file), "--formula").stdout
+    assert "does not fit: 300 MiB allowed by memory_limit" in shown

@@ -68,6 +68,7 @@ def test_a_run_from_start_to_adapter(tiny_spec: MakeSpec) -> None:
     run = launch(spec)
     status = wait_for_end(run)
     assert (status.state, status.step, status.exit_code) == ("finished", 4, 0)
+    assert (status.targets, status.parent, status.continued_by) == ("q, k, v, o", None, None)
     events = read_events(run.events_path)
     plan = next(event for event in events if event["type"] == "plan")
     assert plan["total_steps"] == 4
@@ -81,7 +82,9 @@ def test_a_run_from_start_to_adapter(tiny_spec: MakeSpec) -> None:
     steps = [event for event in events if event["type"] == "step"]
     assert [event["step"] for event in steps] == [1, 2, 3, 4]
     assert all(event["loss"] > 0 and event["tokens_per_s"] > 0 and event["grad_norm"] > 0 for event in steps)
+    assert all(0 <= event["padding_share"] < 1 for event in steps)
     assert steps[-1]["tokens"] > steps[0]["tokens"]
+    assert status.tokens == steps[-1]["tokens"]
     evals = [event for event in events if event["type"] == "eval"]
     assert [event["step"] for event in evals] == [0, 4]
     assert evals[1]["eval_loss"] < evals[0]["eval_loss"]
@@ -189,6 +192,7 @@ def test_a_killed_trainer_is_failed_as_killed_within_5_seconds(tiny_spec: MakeSp
     status = wait_for_end(run, timeout_s=5)
     assert (status.state, status.cause, status.exit_code) == ("failed", "killed", -9)
     assert "signal 9" in status.message
+    assert "no sign of the kernel's OOM killer" in status.message
     newest = run.newest_checkpoint()
     assert resume(run) == newest
     wait_until(lambda: types(run).count("plan") == 2, "the run goes on")
@@ -335,7 +339,7 @@ def test_out_of_memory_is_told_with_the_phase_and_the_batch(tiny_spec: MakeSpec,
             model={"attn_implementation": "eager"},
             data={"train": str(rows), "max_length": 2000},
             training={"per_device_train_batch_size": 64, "activation_checkpointing": False},
-        )
+        ).model_copy(update={"on_oom": "stop"})
     )
     wait_until(lambda: "state" in types(run), "the trainer has imported its libraries")
     limit = psutil.Process(trainer_pid(run)).memory_info().data + 700 * 2**20
@@ -344,8 +348,15 @@ def test_out_of_memory_is_told_with_the_phase_and_the_batch(tiny_spec: MakeSpec,
     assert (status.state, status.cause, status.exit_code) == ("failed", "oom", 3), status
     assert "per_device_train_batch_size" in status.message
     oom = next(event for event in read_events(run.events_path) if event["type"] == "oom")
-    assert (oom["phase"], oom["step"]) == ("forward", 0)
+    assert (oom["phase"], oom["step"]) == ("forward", 1)
     assert oom["batch_shape"] == [64, 1001]
+    told = read_events(run.supervisor_events_path)
+    assert [event["type"] for event in told] == ["state", "remedies", "state"], "it only reports"
+    remedies = told[1]
+    first = next(remedy for remedy in remedies["remedies"] if remedy["changes"])
+    assert (first["fits"], first["changes_training"], first["effective_batch_size"]) == (True, False, 64)
+    assert (remedies["checkpoint"], remedies["steps_to_repeat"]) == (None, 0)
+    assert told[2]["time"] - told[1]["time"] < 1
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,15 @@ def test_runs_of_another_batch_or_without_an_end_are_told_and_do_not_count() -> 
     assert errors_by(CARD, "full") == pytest.approx([-0.1])
 
 
+def test_a_preflight_of_the_predicted_batch_teaches_before_the_run_has_ended() -> None:
+    run = measured_run("20260101-000001-a", footprint(10), end=None, batch=(4, 300), first=6)
+    measure(EventWriter(run.events_path), "preflight", 0, footprint(10), 10.5, (4, 1000))
+
+    (outcome,) = history()
+    assert (outcome.preflight_bytes, outcome.end_bytes) == (int(10.5 * GIB), None)
+    assert errors_by(CARD, "full") == pytest.approx([0.05])
+
+
 def test_reserved_memory_is_compared_where_both_sides_know_it() -> None:
     measured_run("20260101-000001-a", footprint(10, reserved=8), end=11, reserved=8.4)
 

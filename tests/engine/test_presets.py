@@ -7,7 +7,7 @@ import pytest
 from engine.checks import impossible_combinations, parse_spec
 from engine.presets import CARDS, GOALS, PRESETS, Preset, differences
 from engine.spec import RunSpec
-from tui.draft import Draft
+from tui.planning.draft import Draft
 
 BY_NAME = pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.checks import InvalidSpec, parse_spec, read_spec, write_spec
-from engine.spec import RunSpec, Section
+from engine.spec import TOP_SETTINGS, RunSpec, Section
 from engine.starter import starter_spec
 
 LEAST: dict[str, Any] = {"model": {"name_or_path": "some/model"}, "data": {"train": "rows.jsonl"}}
@@ -77,10 +77,40 @@ def test_a_number_that_yaml_reads_as_text_is_a_number() -> None:
         ({"data": {"train": "a.jsonl", "samples": 3}}, "data.samples"),
         ({"hardware": {"device": "cpu"}, "training": {"optim": "paged_adamw_32bit"}}, "training.optim"),
         ({"hardware": {"device": "cpu"}, "training": {"fp16": True}}, "training.fp16"),
+        ({"hardware": {"memory_limit": "12MiB"}}, "hardware.memory_limit"),
     ],
 )
 def test_settings_that_cannot_go_together_are_refused(changes: dict[str, Any], field: str) -> None:
     assert field in problems({**LEAST, **changes})
+
+
+@pytest.mark.parametrize(
+    ("written", "size_bytes"),
+    [
+        ("12GiB", 12 * 2**30),
+        ("12 gb", 12 * 2**30),
+        ("1.5g", 3 * 2**29),
+        ("900MiB", 900 * 2**20),
+        (12_000_000_000, 12_000_000_000),
+    ],
+)
+def test_a_memory_limit_is_written_as_people_write_sizes(written: str | int, size_bytes: int) -> None:
+    spec = parse_spec({**LEAST, "hardware": {"memory_limit": written}})
+    assert spec.hardware.memory_limit_bytes == size_bytes
+    assert parse_spec(yaml.safe_load(write_spec(spec))) == spec
+
+
+@pytest.mark.parametrize("written", ["12", "much", "", "-4GiB", "0GiB", 12, True, 1.5, "12TiB"])
+def test_what_is_no_size_is_no_memory_limit(written: Any) -> None:
+    assert "hardware.memory_limit" in problems({**LEAST, "hardware": {"memory_limit": written}})
+
+
+def test_a_setting_outside_the_sections_is_suggested_like_the_others() -> None:
+    told = problems({**LEAST, "on_ooom": "retry", "training": {"on_oom": "retry", "auto_find_batch_size": True}})
+    assert len(told) == 3
+    assert all("did you mean on_oom?" in words for words in told.values())
+    assert "'retry' or 'stop'" in problems({**LEAST, "on_oom": "again"})["on_oom"]
+    assert "parent" not in problems({**LEAST, "parnt": {}})["parnt"].partition(";")[2], "nobody writes it by hand"
 
 
 def test_a_spec_of_another_version_says_only_that() -> None:
@@ -138,12 +168,58 @@ loras = st.fixed_dictionaries(
 )
 
 
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+tops = st.fixed_dictionaries(
+    {},
+    optional={
+        "on_oom": st.sampled_from(["ask", "retry", "stop"]),
+        "hardware": st.fixed_dictionaries(
+            {},
+            optional={
+                "memory_limit": st.integers(10**9, 10**12) | st.sampled_from(["12GiB", "900 mb"]),
+                "preflight": st.one_of(st.none(), st.booleans()),
+            },
+        ),
+        "parent": st.fixed_dictionaries(
+            {"run": st.text(min_size=1)},
+            optional={
+                "checkpoint": st.none() | st.text(),
+                "changes": st.dictionaries(st.text(), st.tuples(values, values), max_size=3),
+                "remedies": st.lists(st.text(), max_size=3),
+                "attempt": st.integers(0, 4),
+            },
+        ),
+    },
+)
+
+
 @settings(deadline=None)
-@example(training={}, lora={}, name="\x85")
-@given(training=sections, lora=loras, name=st.text(min_size=1))
-def test_writing_and_reading_a_spec_loses_nothing(training: Any, lora: Any, name: str) -> None:
-    spec = parse_spec({"model": {"name_or_path": name}, "data": {"train": name}, "training": training, "lora": lora})
+@example(training={}, lora={}, top={}, name="\x85")
+@given(training=sections, lora=loras, top=tops, name=st.text(min_size=1))
+def test_writing_and_reading_a_spec_loses_nothing(training: Any, lora: Any, top: Any, name: str) -> None:
+    least = {"model": {"name_or_path": name}, "data": {"train": name}}
+    spec = parse_spec({**least, "training": training, "lora": lora, **top})
     assert parse_spec(yaml.safe_load(write_spec(spec))) == spec
+
+
+def test_a_run_that_continues_another_keeps_where_it_came_from(tmp_path: Any) -> None:
+    parent = {
+        "run": "20260101-000000-m-0000",
+        "checkpoint": "checkpoint-30",
+        "changes": {"training.per_device_train_batch_size": [4, 1]},
+        "remedies": ["smaller-batch"],
+        "attempt": 1,
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(write_spec(parse_spec({**LEAST, "parent": parent})))
+    read = read_spec(path).parent
+    assert read is not None
+    assert (read.run, read.changes) == (parent["run"], {"training.per_device_train_batch_size": (4, 1)})
+    assert "parent" not in write_spec(parse_spec(LEAST))
 
 
 def test_every_setting_says_what_it_does() -> None:
@@ -154,6 +230,7 @@ def test_every_setting_says_what_it_does() -> None:
         for name, field in info.annotation.model_fields.items()
         if not field.description
     ]
+    silent += [name for name in TOP_SETTINGS if not RunSpec.model_fields[name].description]
     assert silent == []
 
 
@@ -163,7 +240,12 @@ def test_the_starter_spec_is_valid_and_lists_every_setting() -> None:
     assert spec.model.name_or_path == "some/model"
     everything = yaml.safe_load(text.replace("#| ", ""))
     assert parse_spec(everything) == spec
-    listed = {f"{section}.{name}" for section, values in everything.items() if section != "version" for name in values}
-    assert listed == {
-        f"{section}.{name}" for section, values in spec.model_dump().items() if section != "version" for name in values
-    }
+    assert names_in(everything) == names_in(spec.model_dump(exclude={"parent"}))
+    assert "#| on_oom: ask" in text.splitlines()
+    assert "parent" not in everything
+
+
+def names_in(raw: dict[str, Any]) -> set[str]:
+    sections = {section: values for section, values in raw.items() if isinstance(values, dict)}
+    inside = {f"{section}.{name}" for section, values in sections.items() for name in values}
+    return inside | (raw.keys() - sections.keys())

@@ -11,7 +11,7 @@ from engine.memory.card import Card
 from tests.tui.conftest import GIB, NOW, until
 from tests.tui.models import KnownModels, llama
 from tui.app import LoradeckApp
-from tui.draft import Draft
+from tui.planning.draft import Draft
 from tui.screens.plan import PlanScreen
 from tui.widgets.line import Line
 from tui.widgets.module_tree import ModuleTree

@@ -5,10 +5,11 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from textual.app import App, ComposeResult
 
 from tui.widgets.chart import Chart
-from tui.widgets.figure import Figure, Level, Line, draw
+from tui.widgets.figure import Figure, Level, Line, Mark, draw
 from tui.widgets.pyramid import Pyramid
 from tui.widgets.ticks import Axis, elapsed, gibibytes, number
 
@@ -69,6 +70,45 @@ def test_markers_stand_at_their_points() -> None:
     marked = [(y, row.index("o")) for y, row in enumerate(rows) if "o" in row]
     assert len(marked) == 2
     assert marked[0][1] > marked[1][1]
+
+
+def test_many_markers_become_a_line_that_hides_less() -> None:
+    figure = Figure(lines=[Line(line_of(*range(100)), "marker", "o", markers=True)])
+    assert not any("o" in row for row in drawn(figure, ascii=False))
+
+
+def test_only_the_window_is_drawn_and_the_axes_fit_it() -> None:
+    figure = Figure(lines=[Line(line_of(1000, *[1, 2] * 20))], window=(10, 20), x=Axis(whole=True))
+    rows = drawn(figure)
+    assert rows[-1].split()[0] == "10"
+    assert not any("1,000" in row for row in rows)
+
+
+def test_the_cursor_is_a_line_over_all_rows_that_hides_nothing() -> None:
+    lines = [Line(line_of(*[5.0] * 50))]
+    plain, pointed = (drawn(Figure(lines=lines, cursor=x)) for x in (None, 25))
+    (column,) = {at for row, other in zip(pointed, plain, strict=True) for at, c in enumerate(row) if c != other[at]}
+    assert [row[column] for row in pointed[1:-2]].count("|") == len(pointed) - 4
+    assert sum(row.count("*") for row in pointed) == sum(row.count("*") for row in plain)
+
+
+def test_marks_are_written_onto_the_axis_and_explained_once() -> None:
+    marks = [Mark(0, "Load"), Mark(1, "Train"), Mark(25, "Train"), Mark(50, "Eval"), Mark(70, "Eval"), Mark(99, "Save")]
+    axis = drawn(Figure(lines=[Line(line_of(*range(101)))], marks=marks), width=60)[-2]
+    assert axis.replace("+", "-").strip() == "-Load---------Train---------Eval-------E---------------S"
+    assert "Load" not in "".join(drawn(Figure(lines=[Line(line_of(*range(101)))], marks=marks, window=(60, 100))))
+
+
+def test_a_join_is_a_thin_line_below_the_curves() -> None:
+    rows = drawn(Figure(lines=[Line(line_of(*range(50)))], marks=[Mark(25, ruled=True)]))
+    assert sum(row.count(":") for row in rows) == len(rows) - 4
+
+
+def test_wide_characters_in_a_legend_keep_the_rows_as_wide_as_they_are() -> None:
+    legend = [("GPU 0", "title"), ("日本語の名前", "label"), ("👩‍👩‍👧 e\u0301", "label"), ("x" * 90, "label")]
+    for width in range(20, 60):
+        row = drawn(Figure(legend=legend, lines=[Line(line_of(1, 2))]), width=width, ascii=False)[0]
+        assert cell_len(row) == width
 
 
 def test_a_level_is_reached_by_the_axis_and_carries_its_label() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.tui.models import llama
-from tui.draft import Draft
+from tui.planning.draft import Draft
 
 MODEL = llama(layers=2, hidden=64, keys=32, mlp=128, heads=4, vocabulary=512)
 

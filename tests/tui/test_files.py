@@ -17,8 +17,8 @@ from textual.widgets import Input, OptionList
 
 from engine.checks import parse_spec, read_spec, write_spec
 from tests.tui.conftest import until
-from tui.draft import Draft
 from tui.editor import edit_in_editor, editor_command
+from tui.planning.draft import Draft
 from tui.screens.files import OpenSpecScreen, SaveAsScreen, UnsavedScreen, paths_like, save
 from tui.screens.presets import PresetScreen
 from tui.widgets.words import Words

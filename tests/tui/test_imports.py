@@ -10,7 +10,7 @@ ENGINE_OF_THE_FORM = ("pydantic", "typer", "psutil", "pynvml")
 
 
 @pytest.mark.parametrize(
-    "module", ["tui.app", "tui.screens.opening", "tui.screens.runs", "tui.screens.monitor", "tui.state"]
+    "module", ["tui.app", "tui.screens.opening", "tui.screens.runs", "tui.screens.monitor", "tui.watching.state"]
 )
 def test_the_app_starts_without_the_training_stack(module: str) -> None:
     program = f"import sys, {module}; print(*[name for name in {HEAVY + ENGINE_OF_THE_FORM!r} if name in sys.modules])"

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.tui.models import llama
-from tui.draft import Draft
-from tui.layer_tree import LayerTree, Numbers, Place, shape_words
-from tui.prices import Prices
+from tui.planning.draft import Draft
+from tui.planning.layer_tree import LayerTree, Numbers, Place, shape_words
+from tui.planning.prices import Prices
 
 MODEL = llama(layers=4, hidden=64, keys=32, mlp=128, heads=4, vocabulary=512)
 

@@ -1,24 +1,41 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from textual.pilot import Pilot
-from textual.widgets import Log
 
+from engine.runs.labels import read_labels
 from tests.tui.conftest import BEGAN, GIB, NOW, RunFolder, until
+from tests.tui.models import KnownModels
 from tui.app import LoradeckApp
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.help import HelpScreen
 from tui.screens.monitor import MonitorScreen
+from tui.screens.oom import OomScreen
+from tui.screens.plan import PlanScreen
 from tui.screens.runs import RunsScreen
+from tui.screens.samples import SamplesScreen
+from tui.watching import feed
 from tui.widgets.chart import Chart
+from tui.widgets.line import Line
+from tui.widgets.log_pane import LogPane
 from tui.widgets.words import Words
+
+BOTH_SIZES = pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
+SPEC = """\
+training: {eval_strategy: steps, eval_steps: 50, save_strategy: steps, save_steps: 100}
+data: {train: rows.jsonl, eval: held-out.jsonl}
+hardware: {memory_limit: 11GiB}
+"""
 
 
 def app(folder: RunFolder, **options: Any) -> LoradeckApp:
-    return LoradeckApp(folder.run, now=lambda: NOW, **options)
+    return LoradeckApp(folder.run, **{"now": lambda: NOW, "tracing": False, **options})
 
 
 def monitor(pilot: Pilot[None]) -> MonitorScreen:
@@ -27,7 +44,9 @@ def monitor(pilot: Pilot[None]) -> MonitorScreen:
 
 
 def said(pilot: Pilot[None], where: str) -> str:
-    return str(monitor(pilot).query_one(f"#{where}", Words).words)
+    widget = monitor(pilot).query_one(f"#{where}")
+    assert isinstance(widget, (Line, Words))
+    return str(widget.words)
 
 
 def chart(pilot: Pilot[None], which: str = "main-chart") -> str:
@@ -35,15 +54,21 @@ def chart(pilot: Pilot[None], which: str = "main-chart") -> str:
 
 
 def log_text(pilot: Pilot[None]) -> str:
-    return "\n".join(monitor(pilot).query_one(Log).lines)
+    return "\n".join(monitor(pilot).query_one(LogPane).lines)
 
 
 async def opened(pilot: Pilot[None]) -> None:
-    await until(pilot, lambda: monitor(pilot).status.model, "the run is read")
+    await until(pilot, lambda: monitor(pilot).share_read == 1.0 and monitor(pilot).status.model, "the run is read")
+
+
+def on_screen(pilot: Pilot[None]) -> list[str]:
+    """The lines of the terminal."""
+    strips = pilot.app.screen._compositor.render_strips()
+    return ["".join(segment.text for segment in strip) for strip in strips]
 
 
 async def test_a_run_is_shown_with_its_step_eta_charts_events_and_log(trained_run: RunFolder) -> None:
-    async with app(trained_run).run_test(size=(120, 40)) as pilot:
+    async with app(trained_run, now=lambda: NOW - 440).run_test(size=(120, 40)) as pilot:
         await opened(pilot)
         assert "● training   step 120 of 300   epoch 1.20   ETA 3 min" in said(pilot, "progress")
         assert "eval 1.204 at 100" in chart(pilot)
@@ -51,12 +76,18 @@ async def test_a_run_is_shown_with_its_step_eta_charts_events_and_log(trained_ru
         assert "capacity 12.0 GiB" in chart(pilot, "side-chart")
         assert "predicted 8.0 GiB" in chart(pilot, "side-chart")
         assert "lr 1.2e-4   grad norm 0.620   1,940 tok/s" in said(pilot, "measurements")
-        assert "peak 7.9 GiB   predicted 8.0 GiB" in said(pilot, "measurements")
+        assert "healthy   peak 7.9 GiB   predicted 8.0 GiB   util 97 %   71 °C   198 W" in said(pilot, "measurements")
         assert "eval loss 1.204 at step 100 (best), token accuracy 68.0 %" in said(pilot, "events")
         assert "checkpoint-100 saved" in said(pilot, "events")
         assert "/far/away" not in said(pilot, "events")
         assert "→ The learning rate is the first suspect." in said(pilot, "events")
-        assert "adapter  Q: How many clips did Natalia sell?  A: 24 clips" in said(pilot, "events")
+        assert "sample at 100  Q: How many clips did Natalia sell?  A: 24 clips" in said(pilot, "events")
+        assert said(pilot, "sample").splitlines() == [
+            "sample at 100  How many clips did Natalia sell?",
+            "base      I do not know.",
+            "adapter   24 clips in May.↵So 72.",
+            "expected  72",
+        ]
         assert "optim: paged_adamw_32bit on a GPU" in said(pilot, "events")
         assert "line 40 of the log" in log_text(pilot)
 
@@ -84,7 +115,7 @@ async def test_without_a_gpu_the_trainers_resident_memory_is_shown(
         folder.sample(second)
     async with app(folder).run_test(size=(120, 40)) as pilot:
         await opened(pilot)
-        assert "trainer, resident 2.0 GiB   3% of 64.0 GiB" in chart(pilot, "side-chart")
+        assert "host memory, GiB   trainer 2.0 GiB   3% of 64.0 GiB" in chart(pilot, "side-chart")
         assert "no step yet" in chart(pilot)
 
 
@@ -150,14 +181,14 @@ async def test_a_run_that_has_ended_is_asked_for_nothing(new_run: Callable[..., 
 
 async def test_a_failure_says_cause_message_hint_and_the_next_command(new_run: Callable[..., RunFolder]) -> None:
     folder = new_run()
-    folder.status(state="failed", cause="oom", message="Out of memory in the backward pass at step 37.")
-    folder.trainer.write("error", time=BEGAN, code="oom", message="m", hint="Halve the batch.")
+    folder.status(state="failed", cause="error", message="The model cannot be loaded.")
+    folder.trainer.write("error", time=BEGAN, code="error", message="m", hint="Look at its folder.")
     async with app(folder).run_test() as pilot:
         await opened(pilot)
         assert said(pilot, "notice").splitlines() == [
-            "✗ failed: out of memory",
-            "Out of memory in the backward pass at step 37.",
-            "→ Halve the batch.",
+            "✗ failed: an error",
+            "The model cannot be loaded.",
+            "→ Look at its folder.",
             f"then go on with loradeck resume {folder.run.id}",
         ]
 
@@ -181,8 +212,13 @@ async def test_narrow_shows_one_chart_and_wide_shows_two(trained_run: RunFolder)
         assert "smoothed" in chart(pilot)
         await pilot.press("c")
         await until(pilot, lambda: "GPU 0 memory" in chart(pilot), "the memory chart")
-        await pilot.press("c", "c", "c", "c")
+        await pilot.press("C")
         await until(pilot, lambda: "smoothed" in chart(pilot), "the loss again")
+        await pilot.press("f2")
+        await until(pilot, lambda: "smoothed" in chart(pilot), "the first of the list")
+        await pilot.press("C")
+        await until(pilot, lambda: "RTX 4070 SUPER" in said(pilot, "machine"), "the machine, before the loss")
+        await pilot.press("f2")
         await pilot.resize_terminal(120, 40)
         await until(pilot, lambda: side.styles.display != "none", "two charts again")
 
@@ -191,13 +227,13 @@ async def test_the_loss_can_be_shown_on_a_log_axis(trained_run: RunFolder) -> No
     async with app(trained_run).run_test() as pilot:
         await opened(pilot)
         await pilot.press("y")
-        await until(pilot, lambda: " log" in chart(pilot).splitlines()[0], "a log axis")
+        await until(pilot, lambda: "loss, log" in chart(pilot).splitlines()[0], "a log axis")
 
 
 async def test_the_log_takes_the_whole_screen_and_gives_it_back(trained_run: RunFolder) -> None:
     async with app(trained_run).run_test() as pilot:
         await opened(pilot)
-        log = monitor(pilot).query_one(Log)
+        log = monitor(pilot).query_one(LogPane)
         small = log.size.height
         await pilot.press("o")
         await until(pilot, lambda: log.size.height > small + 5, "a tall log")
@@ -205,24 +241,59 @@ async def test_the_log_takes_the_whole_screen_and_gives_it_back(trained_run: Run
         await until(pilot, lambda: log.size.height == small, "a small log")
 
 
-async def test_text_of_others_is_shown_as_text(new_run: Callable[..., RunFolder]) -> None:
-    evil = "[red]x[/red]\x1b]0;owned\x07\u202e"
-    shown = "[red]x[/red]␛]0;owned␇<202e>"
-    folder = new_run()
-    folder.status(state="failed", cause="error", message=evil, model=evil)
-    folder.trainer.write("warning", time=BEGAN, code="c", message=evil, hint=evil)
-    folder.trainer.write("sample", time=BEGAN, step=1, model=evil, prompt=evil, completion=evil)
-    folder.trainer.write("plan", time=BEGAN, total_steps=1, notes=[evil])
-    folder.hardware.write("hardware", gpus=[{"index": 0, "name": evil, "used_bytes": 5, "processes": []}])
-    folder.run.log_path.write_text(evil + "\n")
-    async with app(folder).run_test(size=(200, 50)) as pilot:
-        await opened(pilot)
-        await until(pilot, lambda: shown in log_text(pilot), "the log line")
-        assert shown in said(pilot, "notice")
-        assert shown in said(pilot, "what")
-        assert said(pilot, "events").count(shown) == 6
-        assert shown in chart(pilot, "side-chart")
-        assert "\x1b" not in pilot.app.export_screenshot()
+HOSTILE = "[red]x[/red]\x1b]0;owned\x07\u202e日本語👩‍👩‍👧e\u0301\u0301"
+SHOWN = "[red]x[/red]␛]0;owned␇<202e>日本語👩‍👩‍👧e\u0301\u0301"
+
+
+def speak(folder: RunFolder, text: str) -> None:
+    """Put `text` wherever others have a say in what a run shows."""
+    folder.status(state="failed", cause="error", message=text, model=text, data=text)
+    folder.trainer.write("plan", time=BEGAN, total_steps=1, notes=[text], device="cuda:0")
+    folder.trainer.write("state", time=BEGAN, state="training")
+    folder.steps(1, 100)
+    process = {"pid": 7, "user": text, "name": text, "used_bytes": GIB}
+    gpu = {"index": 0, "name": text, "used_bytes": 5 * GIB, "total_bytes": 12 * GIB, "throttling": [text]}
+    for second in range(3):
+        folder.hardware.write("hardware", time=BEGAN + second, gpus=[{**gpu, "processes": [process]}], host={})
+    for model in ("base", text):
+        folder.trainer.write(
+            "sample", time=BEGAN + 130, step=1, model=model, prompt=text, completion=text, expected=text
+        )
+    folder.trainer.write("warning", time=BEGAN + 131, code="c", message=text, hint=text)
+    folder.trainer.write("checkpoint", time=BEGAN + 132, step=100, path=f"/x/{text.replace('/', '')}")
+    folder.run.labels_path.write_text(json.dumps({"type": "note", "time": BEGAN + 133, "text": text}) + "\n")
+    folder.run.log_path.write_text(f"{text}\nthe end\n")
+
+
+async def test_text_of_others_changes_nothing_on_the_screen_but_itself(new_run: Callable[..., RunFolder]) -> None:
+    seen = []
+    for place, text in enumerate(("plain", HOSTILE, HOSTILE * 20_000)):  # the last are lines of a million bytes
+        folder = new_run(f"20261124-05200{place}-[b]m[/b]-a1b2")
+        speak(folder, text)
+        async with app(folder).run_test(size=(120, 40)) as pilot:
+            await opened(pilot)
+            await until(pilot, lambda: log_text(pilot), "the log line")
+            for width, height in ((120, 40), (80, 24)):
+                await pilot.resize_terminal(width, height)
+                await until(pilot, lambda w=width: len(chart(pilot).splitlines()[0]) in (57, w - 2), "the charts")
+                seen.append((chart(pilot).splitlines(), said(pilot, "measurements").splitlines()[0]))
+                screens = [on_screen(pilot)]
+                for keys in (["f3"], ["f9"], ["o"], ["escape", "a"]):
+                    await pilot.press(*keys)
+                    await pilot.pause()
+                    screens.append(on_screen(pilot))
+                await pilot.press("escape", "f2")
+                await until(pilot, lambda: isinstance(pilot.app.screen, MonitorScreen), "the monitor again")
+                assert {cell_len(line) for lines in screens for line in lines} == {width}
+                everything = "".join("".join(lines) for lines in screens)
+                assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in everything)
+                assert "\u202e" not in everything
+                assert SHOWN[:24] in everything or text == "plain"
+    plain, hostile, long = seen[:2], seen[2:4], seen[4:]
+    assert plain == hostile
+    for (plain_chart, plain_numbers), (long_chart, long_numbers) in zip(plain, long, strict=True):
+        assert plain_chart[0] == long_chart[0]  # below it a message of three lines takes some rows
+        assert plain_numbers == long_numbers
 
 
 async def test_ascii_mode_shows_nothing_but_ascii(trained_run: RunFolder) -> None:
@@ -280,3 +351,279 @@ async def test_a_long_history_leaves_the_screen_responsive(new_run: Callable[...
         await until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen), "help in the midst of it")
         await opened(pilot)
         assert monitor(pilot).state.step == 20_000
+
+
+async def test_the_next_evaluation_and_checkpoint_are_told_in_steps(trained_run: RunFolder) -> None:
+    trained_run.run.spec_path.write_text(SPEC)
+    trained_run.trainer.write("step", time=BEGAN + 150, step=121, loss=1.0, tokens_per_s=1940.0, padding_share=0.064)
+    async with app(trained_run).run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        line = said(pilot, "measurements").splitlines()[0]
+        assert "1,940 tok/s   eval in 29   checkpoint in 79 steps   padding 6 %" in line
+        assert "memory_limit 11.0 GiB" in chart(pilot, "side-chart")
+
+
+async def test_an_evaluation_is_asked_for_where_there_are_rows_for_it(trained_run: RunFolder) -> None:
+    request = trained_run.run.control_folder / "evaluate"
+    async with app(trained_run).run_test() as pilot:
+        await opened(pilot)
+        await pilot.press("E")
+        await until(pilot, lambda: "No rows are held out" in said(pilot, "flash"), "why not")
+        assert not request.exists()
+    trained_run.run.spec_path.write_text(SPEC)
+    async with app(trained_run).run_test() as pilot:
+        await opened(pilot)
+        await pilot.press("E")
+        await until(pilot, request.exists, "the request")
+        await until(pilot, lambda: "evaluation asked" in said(pilot, "notice"), "it is shown")
+
+
+async def test_a_note_is_kept_with_the_run_and_listed(trained_run: RunFolder) -> None:
+    async with app(trained_run).run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        await pilot.press("n")
+        assert monitor(pilot).query_one("#prompt").display
+        await pilot.press(*"lower", "space", *"lr[b]?", "enter")
+        await until(pilot, lambda: "note  lower lr[b]?" in said(pilot, "events"), "the note")
+        assert [note["text"] for note in read_labels(trained_run.run).notes] == ["lower lr[b]?"]
+        await pilot.press("n", "x", "escape")
+        await pilot.press("c")
+        await until(pilot, lambda: "GPU 0 load" in chart(pilot, "side-chart"), "keys are keys again")
+        assert len(read_labels(trained_run.run).notes) == 1
+
+
+async def test_all_samples_are_on_a_screen_of_their_own(trained_run: RunFolder) -> None:
+    for prompt in range(40):
+        for model in ("base", "adapter"):
+            trained_run.trainer.write(
+                "sample",
+                time=BEGAN + 200,
+                step=120,
+                prompt_index=prompt,
+                model=model,
+                prompt=f"why {prompt}?",
+                completion="so",
+            )
+    async with app(trained_run).run_test(size=(80, 24)) as pilot:
+        await opened(pilot)
+        await pilot.press("a")
+        await until(pilot, lambda: isinstance(pilot.app.screen, SamplesScreen), "the samples")
+        words = [str(each.words) for each in pilot.app.screen.query(Words)]
+        assert words[0] == "samples: 41 prompts"
+        assert words[1] == "step 120, prompt 1\nwhy 0?\nbase\n  so\nadapter\n  so"
+        assert words[-1].startswith("step 100, prompt 1\nHow many clips did Natalia sell?\nbase\n  I do not know.")
+        await pilot.press("pagedown")
+        await until(pilot, lambda: pilot.app.screen.query_one("#samples").scroll_y > 0, "it scrolls")
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MonitorScreen), "the monitor again")
+
+
+async def test_the_log_is_searched_by_keys(trained_run: RunFolder) -> None:
+    async with app(trained_run).run_test(size=(80, 24)) as pilot:
+        await opened(pilot)
+        await pilot.press("o", "slash", *"line", "space", *"3")
+        about = monitor(pilot).query_one("#about-log", Line)
+        await until(pilot, lambda: '"line 3": 11 of 11 lines' in str(about.words), "what is found")
+        await pilot.press("enter", "n")
+        await until(pilot, lambda: ": 1 of 11" in str(about.words), "the first match")
+        assert any("line 3 of the log" in line for line in on_screen(pilot))
+        await pilot.press("N")
+        await until(pilot, lambda: ": 11 of 11" in str(about.words), "the last match")
+        await pilot.press("slash", "escape")
+        await until(pilot, lambda: "40 lines" in str(about.words) and ":" not in str(about.words), "no search")
+        await pilot.press("escape")
+        await until(pilot, lambda: not monitor(pilot).has_class("-log"), "the charts again")
+        assert isinstance(pilot.app.screen, MonitorScreen)
+
+
+async def test_only_the_end_of_a_long_log_is_in_the_pane_and_it_says_so(trained_run: RunFolder) -> None:
+    trained_run.run.log_path.write_text("".join(f"line {number} {'x' * 90}\n" for number in range(20_000)))
+    async with app(trained_run).run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        await pilot.press("o")
+        about = monitor(pilot).query_one("#about-log", Line)
+        await until(pilot, lambda: "the last 5,000 lines" in str(about.words), "how much is there")
+        assert "1.4 MiB before them left out" in str(about.words)
+
+
+async def test_the_log_opens_in_an_editor_that_is_there(
+    trained_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", "no-such-editor -f")
+    async with app(trained_run).run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        await pilot.press("e")
+        await until(pilot, lambda: "no-such-editor is not on this machine" in said(pilot, "flash"), "why not")
+        assert str(trained_run.run.log_path) in said(pilot, "flash")
+        monkeypatch.setenv("EDITOR", "true")
+        await pilot.press("e")  # a test has no terminal to hand over
+        await until(pilot, lambda: "This terminal cannot be handed to an editor" in said(pilot, "flash"), "why not")
+
+
+async def test_a_chart_is_copied_to_the_clipboard_and_a_file_that_is_named(trained_run: RunFolder) -> None:
+    async with app(trained_run).run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        await pilot.press("c", "c", "c", "w", "x")
+        await until(pilot, lambda: "Copied 51 rows of learning rate to" in said(pilot, "flash"), "the copy")
+        path = Path(said(pilot, "flash").rpartition(" to ")[2])
+        assert path.parent == trained_run.run.folder / "copied"
+        lines = path.read_text().splitlines()
+        assert (lines[0], lines[1].split(",")[0], lines[-1].split(",")[0]) == ("step,learning_rate", "70", "120")
+        assert pilot.app.clipboard.splitlines() == lines
+        await pilot.press("X")
+        await until(pilot, lambda: "loradeck attach" in pilot.app.clipboard, "the command")
+        assert f"to {trained_run.run.folder / 'copied' / 'command.txt'}" in said(pilot, "flash")
+
+
+@BOTH_SIZES
+async def test_the_cursor_reads_out_a_step_and_leaves_with_escape(
+    trained_run: RunFolder, size: tuple[int, int]
+) -> None:
+    async with app(trained_run).run_test(size=size) as pilot:
+        await opened(pilot)
+        await pilot.press("v", "left", "shift+left")
+        assert "step 1" in chart(pilot).splitlines()[0]
+        line = said(pilot, "measurements").splitlines()[0]
+        assert line.startswith("step 1")
+        assert "   lr 1." in line.replace("  ", "   ")
+        assert "eval 1.204 at 100" in chart(pilot).splitlines()[0] + line
+        await pilot.press("escape")
+        await pilot.pause()
+        assert "lr 1.2e-4" in said(pilot, "measurements")
+        assert isinstance(pilot.app.screen, MonitorScreen)
+        await pilot.press("plus", "plus", "left")
+        assert "steps 82 to 112" in chart(pilot).splitlines()[0]
+        await pilot.press("w")
+        assert "steps" not in chart(pilot).splitlines()[0]
+
+
+async def test_what_ails_a_run_is_told_with_what_to_do(trained_run: RunFolder) -> None:
+    async with app(trained_run, now=lambda: NOW - 440).run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        for step in range(121, 125):
+            trained_run.trainer.write("step", time=BEGAN + 20 + step, step=step, loss=None, step_time_s=1.0)
+        await until(pilot, lambda: "! loss not a number" in said(pilot, "measurements"), "the word")
+        (line,) = [line for line in said(pilot, "events").splitlines() if "not a number since step 121" in line]
+        assert " → " in line
+
+
+def continued(parent: RunFolder, new_run: Callable[..., RunFolder]) -> RunFolder:
+    child = new_run("20261124-060000-smollm2-135m-instruct-c3d4", live=True)
+    section = {"run": parent.run.id, "checkpoint": "checkpoint-100"}
+    child.run.spec_path.write_text(json.dumps({"parent": section}))
+    child.status(parent=parent.run.id)
+    child.plan()
+    for step in range(101, 111):
+        child.trainer.write("step", time=BEGAN + 1000 + step, step=step, loss=0.5)
+    return child
+
+
+async def test_a_child_shows_its_parents_curve_and_leads_there(
+    trained_run: RunFolder, new_run: Callable[..., RunFolder]
+) -> None:
+    child = continued(trained_run, new_run)
+    async with app(child).run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        assert monitor(pilot).state.joins == [100]
+        assert "┊" in chart(pilot)
+        assert f"continues {trained_run.run.id} from checkpoint-100" in said(pilot, "events")
+        await pilot.press("u")
+        await until(pilot, lambda: monitor(pilot).watched == trained_run.run, "the parent")
+
+
+async def test_a_run_that_was_continued_leads_to_its_child(
+    trained_run: RunFolder, new_run: Callable[..., RunFolder]
+) -> None:
+    child = continued(trained_run, new_run)
+    trained_run.status(state="failed", cause="oom", message="m", continued_by=child.run.id)
+    async with app(trained_run).run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        assert f"enter goes to the run that continues it ({child.run.id})" in said(pilot, "notice")
+        assert isinstance(pilot.app.screen, MonitorScreen)
+        assert monitor(pilot).watched == trained_run.run
+        await pilot.press("enter")
+        await until(pilot, lambda: monitor(pilot).watched == child.run, "the child")
+
+
+async def test_a_run_that_is_continued_while_one_watches_takes_one_along(
+    trained_run: RunFolder, new_run: Callable[..., RunFolder]
+) -> None:
+    async with app(trained_run).run_test() as pilot:
+        await opened(pilot)
+        child = continued(trained_run, new_run)
+        trained_run.supervisor.write("retry", time=NOW, attempt=1, child=child.run.id, remedies=["batch"], changes={})
+        trained_run.status(state="failed", cause="oom", message="m", continued_by=child.run.id)
+        await until(pilot, lambda: monitor(pilot).watched == child.run, "the child")
+        assert not isinstance(pilot.app.screen, OomScreen)
+
+
+async def test_the_ways_out_of_memory_open_by_themselves_once_and_again_with_enter(trained_run: RunFolder) -> None:
+    async with app(trained_run).run_test() as pilot:
+        await opened(pilot)
+        trained_run.trainer.write("oom", time=BEGAN + 200, phase="backward", step=120)
+        await until(pilot, lambda: "its supervisor looks for a way out" in said(pilot, "notice"), "what is going on")
+        trained_run.status(state="failed", cause="oom", message="Out of memory in the backward pass at step 120.")
+        await until(pilot, lambda: isinstance(pilot.app.screen, OomScreen), "the ways out")
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MonitorScreen), "the monitor again")
+        assert "enter shows the ways out" in said(pilot, "notice")
+        trained_run.supervisor.write("warning", time=BEGAN + 300, code="c", message="later", hint="")
+        await until(pilot, lambda: "later" in said(pilot, "events"), "another look at the run")
+        assert isinstance(pilot.app.screen, MonitorScreen)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, OomScreen), "the ways out again")
+
+
+async def test_layers_that_are_not_there_lead_to_the_plan(new_run: Callable[..., RunFolder]) -> None:
+    folder = new_run()
+    folder.run.spec_path.write_text("model: {name_or_path: nowhere}\ndata: {train: rows.jsonl}\n")
+    folder.status(state="failed", cause="bad-spec", message="lora.target_modules: no module is called foo.")
+    async with app(folder, inspector=KnownModels()).run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        assert "enter opens the plan" in said(pilot, "notice")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, PlanScreen), "the plan")
+
+
+@pytest.mark.parametrize(
+    ("cause", "message", "says"),
+    [
+        ("disk-full", "The disk is full. Free some space, then resume.", "Free some space"),
+        ("nan-loss", "The loss was not a number for 3 steps in a row.", "learning rate is the first suspect"),
+        ("killed", "The trainer was killed by signal 9 (SIGKILL).", "What was saved is intact"),
+    ],
+)
+async def test_every_cause_has_words_of_its_own(
+    new_run: Callable[..., RunFolder], cause: str, message: str, says: str
+) -> None:
+    folder = new_run()
+    folder.status(state="failed", cause=cause, message=message)
+    async with app(folder).run_test() as pilot:
+        await opened(pilot)
+        assert message in said(pilot, "notice")
+        assert says in said(pilot, "notice")
+        assert f"loradeck resume {folder.run.id}" in said(pilot, "notice")
+
+
+async def test_a_long_run_is_sketched_at_once_and_read_meanwhile(
+    new_run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "SKETCH_FROM_BYTES", 2**20)
+    folder = new_run()
+    folder.status(state="finished", step=40_000)
+    folder.steps(1, 40_000)
+    async with app(folder).run_test(size=(120, 40)) as pilot:
+        seen: list[tuple[int, str]] = []
+
+        def is_drawn() -> bool:
+            if "smoothed" in chart(pilot):
+                seen.append((len(monitor(pilot).state.series["loss"]), said(pilot, "progress")))
+            return bool(seen)
+
+        await until(pilot, is_drawn, "the first drawing")
+        assert seen[0][0] < 10_000
+        assert "reading the run" in seen[0][1]
+        await opened(pilot)
+        assert len(monitor(pilot).state.series["loss"]) == 40_000
+        await until(pilot, lambda: "✓ finished   step 40,000" in said(pilot, "progress"), "it is drawn anew")

@@ -10,10 +10,10 @@ import pytest
 from engine.memory.card import Card, OtherProcess
 from engine.memory.footprint import Category, Footprint, Tier
 from tests.tui.models import llama
-from tui import plan_words
-from tui.draft import Draft
 from tui.glyphs import ASCII, UNICODE
-from tui.plan_memory import Answer, PlanMemory, Trace
+from tui.planning import words as plan_words
+from tui.planning.draft import Draft
+from tui.planning.memory import Answer, PlanMemory, Trace
 
 MODEL = llama(layers=4)
 CARD = Card("RTX 4090", 20 * 2**30, total_bytes=24 * 2**30, compute_capability=(8, 9))

@@ -20,9 +20,9 @@ from tests.conftest import wait_until
 from tests.tui.conftest import GIB, NOW, until
 from tests.tui.models import KnownModels, llama
 from tests.tui.planning import line, planned
-from tui import plan_traces
 from tui.app import LoradeckApp
-from tui.plan_memory import PlanMemory
+from tui.planning import traces as plan_traces
+from tui.planning.memory import PlanMemory
 from tui.screens.fit import FitScreen
 from tui.screens.plan import PlanScreen
 from tui.screens.runs import RunsScreen

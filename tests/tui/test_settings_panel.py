@@ -14,10 +14,10 @@ from textual.widgets import Input
 
 from engine.checks import parse_spec
 from engine.field_help import HELP
-from tui.draft import Draft
 from tui.glyphs import ASCII, UNICODE, Glyphs
+from tui.planning.draft import Draft
+from tui.planning.spec_fields import spec_fields
 from tui.screens.pick_model import PickModelScreen
-from tui.spec_fields import spec_fields
 from tui.themes import DEFAULT_THEME, load_themes
 from tui.widgets.field_help import FieldHelp, help_of_field
 from tui.widgets.settings_list import SettingsList

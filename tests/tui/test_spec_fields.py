@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.checks import parse_spec
-from engine.spec import RunSpec
-from tui.draft import Draft
-from tui.spec_fields import Unreadable, number_text, sections, spec_fields
+from engine.spec import TOP_SETTINGS, RunSpec
+from tui.planning.draft import Draft
+from tui.planning.spec_fields import Unreadable, number_text, sections, spec_fields, value_in
 
 
 def draft(**values: dict[str, Any]) -> Draft:
@@ -35,10 +35,27 @@ def on_one_line(text: str) -> bool:
 
 def test_every_setting_of_the_spec_is_there_the_common_ones_first() -> None:
     everything = {f"{section}.{name}" for section, model in sections().items() for name in model.model_fields}
-    assert set(spec_fields()) == everything
-    assert set(sections()) == set(RunSpec.model_fields) - {"version"}
+    assert set(spec_fields()) == everything | set(TOP_SETTINGS)
+    assert set(sections()) == set(RunSpec.model_fields) - {"version", "parent", *TOP_SETTINGS}
     mains = [field.main for field in spec_fields().values() if field.section == "training"]
     assert mains == sorted(mains, reverse=True)
+
+
+def test_a_setting_outside_the_sections_is_listed_under_hardware_and_edited_like_the_others() -> None:
+    field = spec_fields()["on_oom"]
+    assert (field.section, field.name, field.kind, field.default, field.main) == (
+        "hardware",
+        "on_oom",
+        "choice",
+        "ask",
+        True,
+    )
+    edited = draft()
+    assert typed(edited, "on_oom", "retry")
+    assert edited.spec.on_oom == edited.value("on_oom") == value_in(edited.spec.model_dump(), "on_oom") == "retry"
+    assert not typed(edited, "on_oom", "again")
+    assert edited.undo()
+    assert edited.value("on_oom") == "ask"
 
 
 @pytest.mark.parametrize(

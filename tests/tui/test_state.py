@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.runs.store import RunStatus
-from tui import figures, wording
 from tui.glyphs import UNICODE
-from tui.state import RunState
+from tui.watching import event_words, figures, wording
+from tui.watching.notice_words import notice
+from tui.watching.schedule import Schedule
+from tui.watching.state import LONGEST_TEXT, MOST_KEPT, RunState
+from tui.watching.views import Sight
 from tui.widgets.figure import draw
 
 
@@ -122,23 +125,120 @@ def test_a_training_run_that_falls_silent_says_for_how_long() -> None:
     assert state.silence_s(1300.0) == 300.0
 
 
-json_values = st.one_of(st.none(), st.booleans(), st.integers(-5, 10**6), st.floats(), st.text(max_size=5), st.just([]))
+whole_numbers = st.one_of(st.integers(-5, 10**6), st.just(10**400), st.just(-(10**400)))
+json_values = st.one_of(st.none(), st.booleans(), whole_numbers, st.floats(), st.text(max_size=5), st.just([]))
 names = st.sampled_from(
     ["step", "loss", "eval_loss", "total_steps", "state", "cause", "gpus", "host", "notes", "time", "message", "path"]
 )
-kinds = st.sampled_from(
-    ["step", "eval", "plan", "state", "sample", "checkpoint", "hardware", "oom", "warning", "error", "control", "new"]
+TRAINERS = ["step", "eval", "plan", "state", "sample", "checkpoint", "oom", "warning", "error", "control", "new"]
+kinds = st.sampled_from([*TRAINERS, "hardware", "note", "retry", "joined", "health", "remedies"])
+damaged_events = st.lists(
+    st.builds(lambda kind, fields: {**fields, "type": kind}, kinds, st.dictionaries(names, json_values))
 )
 
 
-@given(st.lists(st.builds(lambda kind, fields: {**fields, "type": kind}, kinds, st.dictionaries(names, json_values))))
+@given(damaged_events)
 def test_no_damaged_event_stops_the_reader(events: list[dict[str, Any]]) -> None:
     state = applied(*events)
     steps = [x for x, _ in state.series["loss"].points()]
     assert steps == sorted(steps)
     wording.progress(state, UNICODE, now=1000.0)
-    wording.measurements(state, UNICODE, width=100)
-    wording.notice(state, [], "run", UNICODE)
-    wording.recent_events(state, UNICODE, most=100)
+    wording.measurements(state, Schedule(), None, UNICODE, width=100)
+    wording.at_step(state, 3, width=100)
+    notice(state, [], "run", UNICODE)
+    event_words.recent_events(state, UNICODE, most=100)
+    event_words.newest_sample(state, UNICODE, 40)
     for view in figures.views(state, UNICODE):
         draw(view.figure(), 60, 20)
+        draw(view.figure(Sight(cursors={"steps": 3.0, "seconds": 3.0}, log=True, growing=True)), 60, 20)
+
+
+good_steps = st.integers(1, 40).map(lambda number: step(number, grad_norm=number / 7, learning_rate=None))
+numbered = st.integers(1, 40).map(lambda number: event("eval", step=number, eval_loss=float(number % 5)))
+
+
+@given(st.lists(st.one_of(good_steps, numbered)))
+def test_events_taken_in_together_are_as_if_taken_in_one_by_one(events: list[dict[str, Any]]) -> None:
+    together = RunState()
+    together.apply_all(events)
+    one_by_one = applied(*events)
+    for name, points in one_by_one.series.items():
+        assert list(together.series[name].points()) == list(points.points())
+    assert (together.step, together.last_step, together.evaluations) == (
+        one_by_one.step,
+        one_by_one.last_step,
+        one_by_one.evaluations,
+    )
+
+
+@given(damaged_events)
+def test_damaged_events_taken_in_together_are_as_if_taken_in_one_by_one(events: list[dict[str, Any]]) -> None:
+    together = RunState()
+    together.apply_all(events)
+    one_by_one = applied(*events)
+    assert list(together.series["loss"].points()) == list(one_by_one.series["loss"].points())
+    assert (together.step, list(together.recent)) == (one_by_one.step, list(one_by_one.recent))
+
+
+def test_a_run_that_continues_another_goes_on_from_its_checkpoint() -> None:
+    state = applied(
+        event("plan", total_steps=100, predicted_peak_bytes=7),
+        *(step(number, loss=1.0) for number in range(1, 38)),
+        event("eval", step=36, eval_loss=0.1),
+        event("error", code="oom", message="m", hint="h"),
+        event("oom", phase="backward", step=37),
+        event("state", state="failed", cause="oom", exit_code=3),
+        {"type": "joined", "step": 30, "run": "the-one-before"},
+        event("state", state="loading", resumed_from_step=30),
+        event("plan", total_steps=100, predicted_peak_bytes=5),
+        *(step(number, loss=2.0) for number in range(31, 35)),
+    )
+    losses = list(state.series["loss"].points())
+    assert losses == [(x, 1.0) for x in range(1, 31)] + [(x, 2.0) for x in range(31, 35)]
+    assert (state.joins, state.step, state.cause, state.oom, state.problems) == ([30], 34, None, None, [])
+    assert state.plan is not None
+    assert state.plan.predicted_peak_bytes == 5
+    assert state.best_evaluation is None
+    words = str(event_words.recent_events(state, UNICODE, most=50))
+    assert "continues the-one-before from checkpoint-30" in words
+    assert "out of memory" not in words
+
+
+def test_a_resumed_run_is_no_longer_out_of_memory() -> None:
+    assert applied(event("oom", phase="forward"), event("state", state="starting")).oom is None
+
+
+def test_the_best_evaluation_is_forgotten_when_its_step_is_trained_again() -> None:
+    evaluations = [event("eval", step=s, eval_loss=loss) for s, loss in ((2, 1.5), (4, 1.0), (6, 0.5))]
+    state = applied(*evaluations, event("state", state="loading", resumed_from_step=5))
+    assert state.best_evaluation is not None
+    assert state.best_evaluation.step == 4
+
+
+def test_a_run_of_any_length_keeps_a_bounded_number_of_everything() -> None:
+    state = RunState()
+    for number in range(1, 3 * MOST_KEPT):
+        state.apply(event("eval", step=number, eval_loss=float(number)))
+        state.apply(event("sample", step=number, prompt="q", completion="a"))
+        state.apply(event("checkpoint", step=number))
+        state.apply(event("warning", code="c", message="m", hint="h"))
+    kept = (state.evaluations, state.samples, state.checkpoints, state.problems)
+    assert all(MOST_KEPT <= len(each) <= 2 * MOST_KEPT for each in kept)
+    assert state.checkpoints[-1] == 3 * MOST_KEPT - 1
+    assert state.best_evaluation is not None
+    assert state.best_evaluation.step == 1
+    assert len(state.recent) <= 200
+
+
+def test_of_a_text_of_a_million_characters_the_beginning_is_kept() -> None:
+    state = applied(event("sample", step=1, prompt="p" * 10**6, completion="c"))
+    assert len(state.samples[0].prompt) < LONGEST_TEXT + 50
+    assert "(1,000,000 characters)" in state.samples[0].prompt
+    assert len(str(state.recent[-1])) < LONGEST_TEXT + 200
+
+
+def test_short_turns_to_evaluate_and_save_are_no_news() -> None:
+    turns = [event("state", state=name) for name in ("training", "evaluating", "training", "saving", "training")]
+    state = applied(event("state", state="loading"), *turns)
+    assert [each["state"] for each in state.recent] == ["loading", "training"]
+    assert state.state == "training"

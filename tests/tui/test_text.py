@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.units import ago, amount, duration, figures, rate
 from tui.glyphs import terminal_is_ascii
 from tui.text import plain, plain_log_line, shortened
-from tui.units import ago, amount, duration, figures, rate
 
 STEERING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 """Bidirectional classes of the characters that turn text around."""

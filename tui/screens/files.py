@@ -18,9 +18,9 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from engine.checks import InvalidSpec, Problem
-from tui.draft import Draft
 from tui.editor import edit_in_editor
 from tui.glyphs import UNICODE, Glyphs
+from tui.planning.draft import Draft
 from tui.widgets.words import Words
 
 __all__ = ["OpenSpecScreen", "SaveAsScreen", "UnsavedScreen", "edit_in_editor", "paths_like", "save"]

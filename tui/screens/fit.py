@@ -15,10 +15,10 @@ from textual.screen import ModalScreen
 from engine.memory.card import Card
 from engine.memory.footprint import Footprint, Verdict
 from engine.memory.ways_out.fit import Fit
+from engine.units import amount
 from tui.glyphs import Glyphs
-from tui.plan_words import VERDICTS, tier
-from tui.spec_fields import SpecField, spec_fields
-from tui.units import amount
+from tui.planning.spec_fields import SpecField, spec_fields, value_in
+from tui.planning.words import VERDICTS, room_word, tier
 from tui.widgets.words import Words
 
 
@@ -68,11 +68,11 @@ class FitScreen(ModalScreen[bool]):
 
 def heading(fit: Fit, card: Card, glyphs: Glyphs) -> Content:
     """What the list is: settings that fit, or none that do and which card would."""
-    room = f"{amount(fit.room_bytes)} free on {glyphs.plain(card.name)}"
+    has = f"{amount(fit.room_bytes)} {room_word(card)} on {glyphs.plain(card.name)}"
     if fit.fits:
         what = "Settings that fit" if fit.changes else "It fits as it is"
-        return Content.assemble((what, "bold"), (f"   {room}", "$secondary"))
-    lines = [Content.assemble(("Nothing fits", "bold $error"), (f"   {room}", "$secondary"))]
+        return Content.assemble((what, "bold"), (f"   {has}", "$secondary"))
+    lines = [Content.assemble(("Nothing fits", "bold $error"), (f"   {has}", "$secondary"))]
     if fit.needed_bytes is not None:
         needs = f"The least that was found needs {amount(fit.needed_bytes)}"
         cards = f": the smallest card for it is {' or '.join(fit.smallest_cards[:2])}" if fit.smallest_cards else ""
@@ -108,8 +108,7 @@ def changes(fit: Fit, width: int, glyphs: Glyphs) -> Content:
     if stays:
         lines += [Content(), Content.styled("stays as it is", "$secondary")]
     for name, reason in stays.items():
-        section, own_name = name.split(".")
-        value = spec_fields()[name].shown(getattr(getattr(fit.spec, section), own_name))
+        value = spec_fields()[name].shown(value_in(fit.spec.model_dump(), name))
         lines.append(Content.assemble((name, "$primary"), f"  {glyphs.shortened(glyphs.plain(value), 40)}"))
         lines += _reason(reason, width)
     if fit.changes:

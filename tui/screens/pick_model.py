@@ -19,9 +19,9 @@ from textual.widgets.option_list import Option
 
 from engine.catalog import DEMO_WHEEL_BYTES, ModelUnavailable
 from engine.models_here import ModelHere, models_here, remember_model, search_hub
+from engine.units import amount
 from tui.background import in_background
 from tui.glyphs import UNICODE, Glyphs
-from tui.units import amount
 from tui.widgets.words import Words
 
 TITLES = {

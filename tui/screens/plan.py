@@ -18,14 +18,16 @@ from textual.widgets import Footer
 
 from engine.architecture import Architecture
 from engine.checks import Problem
-from tui import plan_words, plan_work
+from engine.units import amount
 from tui.background import in_background
-from tui.draft import UNSET, Draft
 from tui.glyphs import Glyphs
+from tui.planning import words as plan_words
+from tui.planning import work as plan_work
+from tui.planning.draft import UNSET, Draft
+from tui.planning.run_draft import RunDraft
 from tui.screens.plan_dialogs import ALL_LINEAR
 from tui.screens.plan_prompts import PlanPrompts
 from tui.screens.plan_start import PlanStart
-from tui.units import amount
 from tui.widgets.field_help import FieldHelp
 from tui.widgets.line import Line
 from tui.widgets.memory_bar import MemoryBar
@@ -97,6 +99,7 @@ class PlanScreen(PlanStart):
         self._asked_model: tuple[str, str | None] | None = None
         self._asked_data: object = None
         self._asked_card = ""
+        self._doubtful: Draft | None = None
         self._flash = ""
         self._pause: Timer | None = None
         self._what = Words(id="what", classes="rest")
@@ -312,6 +315,9 @@ class PlanScreen(PlanStart):
             # What is there by now stays: a full collection of it takes 100 ms, now and then in the middle of a key.
             gc.freeze()
         self._show_model()
+        if self._doubtful is self.draft and self.draft.architecture is not None:
+            self._doubtful = None
+            self.ask_about_names()
 
     def _show_model(self) -> None:
         known = self.draft.architecture is not None
@@ -396,6 +402,17 @@ class PlanScreen(PlanStart):
     def action_redo(self) -> None:
         self.flash_up("" if self.draft.redo() else "There is nothing to do again.")
         self.draft_changed()
+
+    def show_run(self, planned: RunDraft, note: str = "") -> None:
+        """Plan with what a run was made of; names that its model lacks are asked about once that is read."""
+        self._doubtful = planned.draft if planned.names_are_doubtful else None
+        self.show_draft(planned.draft)
+        self.action_layers()
+        self.flash_up(note or planned.note)
+
+    def go_to_module(self, name: str) -> None:
+        self.action_layers()
+        self._tree.go_to(name)
 
     def show_draft(self, draft: Draft) -> None:
         draft.card = self.draft.card

@@ -15,9 +15,11 @@ from textual.screen import Screen
 from engine.checks import Problem
 from engine.targets import PRESETS
 from tui.background import result_of
-from tui.draft import Draft
 from tui.glyphs import Glyphs
+from tui.planning.draft import Draft
+from tui.planning.meant_targets import meant_targets
 from tui.screens.choose import Choice, ChooseScreen
+from tui.screens.confirm import ConfirmScreen
 from tui.screens.problems import ProblemsScreen
 from tui.widgets.memory_bar import MemoryBar
 
@@ -116,7 +118,7 @@ class PlanDialogs(Screen[None]):
 
     @work(exclusive=True, group="dialog")
     async def action_fit(self) -> None:
-        from tui.plan_traces import settings_that_fit
+        from tui.planning.traces import settings_that_fit
         from tui.screens.fit import FitScreen
 
         question, spec, memory = self.draft.question, self.draft.spec, self.memory
@@ -207,6 +209,43 @@ class PlanDialogs(Screen[None]):
         field = await self.app.push_screen_wait(ProblemsScreen(problems, self.glyphs, what))
         if field is not None and self._is_setting(field):
             self.show_field(field)
+
+    @work(exclusive=True, group="dialog")
+    async def ask_about_names(self) -> None:
+        """Say which names the model does not have and what was probably meant; taking that chooses it in the tree."""
+        architecture, before = self.draft.architecture, self.draft.spec
+        meant = None if architecture is None else meant_targets(before.lora, architecture)
+        if architecture is None or meant is None:
+            if problems := [problem for problem in self.draft.problems() if problem.field.startswith("lora.")]:
+                self.show_problems(problems, "The run could not start")
+            return
+        question = f"Not in this {architecture.class_name}: {', '.join(meant.absent)}"
+        lines = [self.glyphs.plain(line) for line in meant.lines(self.glyphs.arrow)]
+        if not meant.values:
+            self.flash_up(" ".join([f"{question}.", *lines]))
+            return
+        taken = await self.app.push_screen_wait(
+            ConfirmScreen(
+                self.glyphs.plain(question),
+                "\n".join(["What was probably meant:", *lines]),
+                yes="choose these in the tree",
+                no="choose by hand",
+            )
+        )
+        if not taken or self.draft.spec is not before:
+            self.flash_up(" ".join([f"{question}.", *lines]))
+            return
+        self._take(meant.values)
+        if meant.first:
+            self.go_to_module(meant.first)
+        if left := [problem for problem in self.draft.problems() if problem.field.startswith("lora.")]:
+            self.flash_up(str(left[0]))
+        else:
+            self.flash_up(f"Chosen: {'; '.join(lines)}. F5 starts the run.")
+
+    @abstractmethod
+    def go_to_module(self, name: str) -> None:
+        """Put the cursor on a module of the tree."""
 
     def _is_setting(self, field: str) -> bool:
         section, _, name = field.partition(".")

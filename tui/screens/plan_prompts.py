@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.targets import BadPattern, layer_count, parse_layers
-from tui.draft import Draft
+from tui.planning.draft import Draft
 from tui.widgets.module_tree import ModuleTree
 from tui.widgets.prompt import Prompt
 

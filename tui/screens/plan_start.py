@@ -11,13 +11,13 @@ from textual.message import Message
 
 from engine.runs.store import Run
 from engine.spec import RunSpec
-from tui import plan_work
+from engine.units import amount
 from tui.background import in_background
-from tui.draft import UNSET
-from tui.plan_work import Checked
+from tui.planning import work as plan_work
+from tui.planning.draft import UNSET
+from tui.planning.work import Checked
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.plan_dialogs import PlanDialogs
-from tui.units import amount
 
 if TYPE_CHECKING:
     from tui.app import LoradeckApp
@@ -85,13 +85,13 @@ class PlanStart(PlanDialogs):
         if checked.spec is None:
             self.show_problems(checked.problems, "Not started")
             return
-        footprint, card = self.memory.footprint, self.draft.card
+        footprint, card = self.memory.footprint, self.draft.card_in_limit
         if footprint is not None and card is not None and card.free_bytes is not None:
             needed, free = footprint.needed_bytes, card.free_bytes
+            room = f"hardware.memory_limit is {amount(free)}" if card.is_limited else f"{amount(free)} is free"
             if footprint.verdict(free) == "does not fit" and not await self.app.push_screen_wait(
                 ConfirmScreen(
-                    f"Predicted ({self.memory.tier}) to need {amount(needed)}, and {amount(free)} is free. "
-                    "Start all the same?",
+                    f"Predicted ({self.memory.tier}) to need {amount(needed)}, and {room}. Start all the same?",
                     "It would most likely end out of memory in the first step. Nothing is lost if it does.",
                     yes="start",
                     no="go on planning",

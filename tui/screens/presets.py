@@ -17,7 +17,7 @@ from textual.widgets.option_list import Option
 from engine.presets import CARDS, GOALS, PRESETS, Preset, differences
 from engine.spec import RunSpec
 from tui.glyphs import UNICODE, Glyphs
-from tui.spec_fields import spec_fields
+from tui.planning.spec_fields import spec_fields
 from tui.widgets.words import Words
 
 

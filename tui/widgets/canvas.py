@@ -49,6 +49,13 @@ class Canvas:
                 self._masks[row][cell] = 0
                 self._styles[row][cell] = style
 
+    def rule(self, column: int, character: str, style: str) -> None:
+        """A vertical line of cells: `character` where nothing is yet, and all of them in `style`."""
+        for row in range(self.height):
+            if not self._masks[row][column] and self._characters[row][column] == " ":
+                self._characters[row][column] = character
+            self._styles[row][column] = style
+
     def row(self, row: int) -> list[tuple[str, str]]:
         """One row of cells as (text, style name), neighbours of one style together."""
         runs: list[tuple[str, str]] = []

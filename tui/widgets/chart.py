@@ -24,6 +24,7 @@ class Chart(Widget):
         "chart--other",
         "chart--marker",
         "chart--level",
+        "chart--cursor",
     }
 
     def __init__(self, *, ascii: bool = False, id: str | None = None, classes: str | None = None) -> None:

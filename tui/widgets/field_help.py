@@ -9,7 +9,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 
 from engine.field_help import HELP
-from tui.spec_fields import SpecField, sections, spec_fields, title
+from tui.planning.spec_fields import SpecField, sections, spec_fields, title
 from tui.widgets.words import Words
 
 LABEL_WIDTH = 10

@@ -12,11 +12,11 @@ from textual.message import Message
 from textual.timer import Timer
 
 from engine.memory.lengths import Lengths, what_decides
-from tui import plan_words
 from tui.background import in_background
-from tui.draft import UNSET, Draft
 from tui.glyphs import Glyphs
-from tui.plan_memory import Answer, Asked, PlanMemory
+from tui.planning import words as plan_words
+from tui.planning.draft import UNSET, Draft
+from tui.planning.memory import Answer, Asked, PlanMemory
 from tui.widgets.line import Line
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class MemoryBar(Line):
 
     def follow(self, draft: Draft, folder: Path, without: str, width: int) -> None:
         """Show the memory of `draft` in `width` cells; `without` is said where there is no prediction."""
-        self._draft, self.card = draft, draft.card
+        self._draft, self.card = draft, draft.card_in_limit
         if draft.lengths is not None and self._measured_of != what_decides(draft.spec):
             draft.lengths = None  # of other rows, or of another tokenizer
         self._folder, self._without, self._width = folder, without, width
@@ -122,7 +122,7 @@ class MemoryBar(Line):
         asked = self.predictions.next()
         if asked is None:
             return
-        from tui import plan_traces
+        from tui.planning import traces as plan_traces
 
         work = partial(plan_traces.trace, asked, self._folder, tracer)
         in_background(lambda: self._hand_over(self.Answered(asked, work())), "trace")
@@ -134,7 +134,7 @@ class MemoryBar(Line):
         if of == self._measured_of or UNSET in (spec.model.name_or_path, spec.data.train) or not spec.data.train:
             return False
         self._measured_of, self._is_measuring = of, True
-        from tui import plan_traces
+        from tui.planning import traces as plan_traces
 
         work = partial(plan_traces.lengths, spec, self._folder, tracer)
         in_background(lambda: self._hand_over(self.Measured(of, work())), "lengths")

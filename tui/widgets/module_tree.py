@@ -13,9 +13,9 @@ from textual.widgets import Tree
 from textual.widgets.tree import TreeNode
 
 from engine.targets import matching
-from tui.draft import Draft
 from tui.glyphs import Glyphs
-from tui.layer_tree import Figures, LayerTree, Numbers, Place, names_above
+from tui.planning.draft import Draft
+from tui.planning.layer_tree import Figures, LayerTree, Numbers, Place, names_above
 from tui.widgets.tree_columns import INDENT, ROLES, Columns, Drawing, Role, row
 
 EXPANDED_MATCHES = 400

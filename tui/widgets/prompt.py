@@ -89,6 +89,10 @@ class Prompt(Widget):
         self.post_message(self.Typed(self, self.what, message.value))
 
     def action_answer(self) -> None:
+        # Keys that came before Enter may still wait for the input: the answer is what it holds after them.
+        self._input.call_later(self._answer)
+
+    def _answer(self) -> None:
         self.post_message(self.Answered(self, self.what, self._input.value.strip()))
 
     def action_give_up(self) -> None:

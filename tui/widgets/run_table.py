@@ -1,13 +1,12 @@
-"""The table of runs. It draws only the lines in sight, so it takes thousands of runs as it takes ten."""
+"""The table of runs. It draws only the lines in sight, and paints again only those that changed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
-from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
@@ -16,32 +15,15 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from engine.runs.store import Run, RunStatus
+from engine.runs.store import Run
 from tui.glyphs import Glyphs
-from tui.units import ago, figures
+from tui.listing.catalog import RunRow
+from tui.listing.columns import GAP, Cells, Column, columns, direction, fitted
 
-GAP = "  "
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """A run and its status when the list was read."""
-
-    run: Run
-    status: RunStatus
-
-
-@dataclass(frozen=True)
-class Column:
-    title: str
-    width: int
-    cell: Callable[[RunRow], str]
-    right: bool = False
-
-    def fit(self, text: str, ellipsis: str) -> str:
-        if cell_len(text) > self.width:
-            text = set_cell_size(text, self.width - len(ellipsis)) + ellipsis
-        return " " * (self.width - cell_len(text)) + text if self.right else set_cell_size(text, self.width)
+Line = tuple[str, tuple[tuple[str, str], ...]]
+"""What one line of the table shows: its own role, and texts with theirs. Roles are names of styles."""
+LEAD = 2
+"""Cells before the first column: the mark, and a space."""
 
 
 class RunTable(ScrollView, can_focus=True):
@@ -50,6 +32,7 @@ class RunTable(ScrollView, can_focus=True):
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "run-table--header",
         "run-table--cursor",
+        "run-table--mark",
         "run-table--going",
         "run-table--waiting",
         "run-table--good",
@@ -59,15 +42,15 @@ class RunTable(ScrollView, can_focus=True):
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "open", key_display="enter", id="runs.open", tooltip="Watch this run."),
-        Binding("up,k", "move(-1)", "up", show=False, id="runs.up"),
-        Binding("down,j", "move(1)", "down", show=False, id="runs.down"),
-        Binding("pageup", "page(-1)", "page up", show=False, id="runs.page_up"),
-        Binding("pagedown", "page(1)", "page down", show=False, id="runs.page_down"),
-        Binding("home", "move(-1000000)", "newest", show=False, id="runs.newest"),
-        Binding("end", "move(1000000)", "oldest", show=False, id="runs.oldest"),
+        Binding("up,k", "move(-1)", "up", show=False, id="runs.up", tooltip="The run above."),
+        Binding("down,j", "move(1)", "down", show=False, id="runs.down", tooltip="The run below."),
+        Binding("pageup", "page(-1)", "page up", show=False, id="runs.page_up", tooltip="A screenful up."),
+        Binding("pagedown", "page(1)", "page down", show=False, id="runs.page_down", tooltip="A screenful down."),
+        Binding("home", "move(-1000000)", "first", show=False, id="runs.first", tooltip="The top of the list."),
+        Binding("end", "move(1000000)", "last", show=False, id="runs.last", tooltip="The end of the list."),
     ]
 
-    cursor: reactive[int] = reactive(0)
+    cursor: reactive[int] = reactive(0, repaint=False)
     """Place of the run that Enter opens."""
 
     class Opened(Message):
@@ -97,21 +80,43 @@ class RunTable(ScrollView, can_focus=True):
     def __init__(self, glyphs: Glyphs, now: Callable[[], float], *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.glyphs = glyphs
-        self.now = now
+        self.cells = Cells(glyphs, now)
         self.rows: Sequence[RunRow] = ()
         """What is listed; set it with `show`."""
+        self.marked: set[str] = set()
+        """Ids of the runs that a person has marked; call `repaint_changed` after a change."""
+        self.sorted_by = ("", False)
+        """Title of the column that the list is sorted by, and whether its greatest value comes first."""
+        self._guides: Sequence[str] = ()
+        self._tagged = False
+        self._drawn: dict[int, Line] = {}
+        """What each line in sight showed when it was last painted."""
 
-    def show(self, rows: Sequence[RunRow]) -> None:
-        """List `rows` from now on."""
-        before = self.rows[self.cursor] if self.rows else None
-        self.rows = rows
+    @property
+    def row(self) -> RunRow | None:
+        """The row under the cursor."""
+        return self.rows[self.cursor] if self.cursor < len(self.rows) else None
+
+    def show(self, rows: Sequence[RunRow], guides: Sequence[str] = (), *, tagged: bool = False) -> None:
+        """List `rows` from now on; with `guides`, the lines of a tree, one a row; with a column of tags if `tagged`."""
+        before = self.row
+        self.rows, self._guides, self._tagged = rows, guides, tagged
         self.virtual_size = Size(0, len(rows) + 1)
         if before is not None:
-            places = (place for place, row in enumerate(rows) if row.run == before.run)
+            places = (place for place, row in enumerate(rows) if row.run.id == before.run.id)
             self.cursor = next(places, min(self.cursor, max(0, len(rows) - 1)))
-        if rows and rows[self.cursor] != before:
-            self.post_message(self.Highlighted(self, rows[self.cursor]))
-        self.refresh()
+        if self.row is not None and self.row is not before:
+            self.post_message(self.Highlighted(self, self.row))
+        self.repaint_changed()
+
+    def repaint_changed(self) -> None:
+        """Paint the lines in sight again that do not show what they should: a value or an age has changed."""
+        if not self.size:
+            return
+        chosen = self._columns()
+        for y in range(self.size.height):
+            if self._drawn.get(y) != self._line(y, chosen):
+                self.refresh(Region(0, y, self.size.width, 1))
 
     def validate_cursor(self, cursor: int) -> int:
         return max(0, min(cursor, len(self.rows) - 1))
@@ -119,8 +124,9 @@ class RunTable(ScrollView, can_focus=True):
     def watch_cursor(self) -> None:
         # Two lines, as the header covers the first one in sight.
         self.scroll_to_region(Region(0, self.cursor, 1, 2), animate=False, force=True)
-        if self.rows:
-            self.post_message(self.Highlighted(self, self.rows[self.cursor]))
+        self.repaint_changed()
+        if self.row is not None:
+            self.post_message(self.Highlighted(self, self.row))
 
     def action_move(self, by: int) -> None:
         self.cursor += by
@@ -129,8 +135,8 @@ class RunTable(ScrollView, can_focus=True):
         self.cursor += direction * max(1, self.size.height - 2)
 
     def action_open(self) -> None:
-        if self.rows:
-            self.post_message(self.Opened(self, self.rows[self.cursor].run))
+        if self.row is not None:
+            self.post_message(self.Opened(self, self.row.run))
 
     def on_click(self, event: events.Click) -> None:
         place = event.y - 1 + round(self.scroll_y)
@@ -141,72 +147,37 @@ class RunTable(ScrollView, can_focus=True):
         self.cursor = place
 
     def render_line(self, y: int) -> Strip:
-        width = self.size.width
-        columns = self._columns(width)
-        style = self.rich_style
-        if y == 0:
-            titles = GAP.join(column.fit(column.title, self.glyphs.ellipsis) for column in columns)
-            header = self.get_component_rich_style("run-table--header", partial=True)
-            return Strip([Segment(f" {titles}", style + header)]).adjust_cell_length(width, style)
-        place = y - 1 + round(self.scroll_y)
-        if place >= len(self.rows):
-            return Strip.blank(width, style)
-        if place == self.cursor:
-            style += self.get_component_rich_style("run-table--cursor", partial=True)
-        row = self.rows[place]
-        segments = [Segment(" ", style)]
-        for column in columns:
-            text = column.fit(self.glyphs.plain(column.cell(row)), self.glyphs.ellipsis)
-            role = self._role(column, row)
-            own = self.get_component_rich_style(f"run-table--{role}", partial=True) if role else None
-            segments += [Segment(text, style + own if own else style), Segment(GAP, style)]
+        line = self._drawn[y] = self._line(y, self._columns())
+        width, style = self.size.width, self.rich_style
+        role, parts = line
+        if role:
+            style += self._style(role)
+        segments = [Segment(text, style + self._style(role) if role else style) for text, role in parts]
         return Strip(segments).adjust_cell_length(width, style)
 
-    def _role(self, column: Column, row: RunRow) -> str:
-        """Which of the table's styles a cell has; most have none."""
-        if column.title == "state":
-            return {
-                "training": "going",
-                "evaluating": "going",
-                "saving": "going",
-                "finished": "good",
-                "stopped": "halted",
-                "paused": "halted",
-                "failed": "bad",
-                "lost": "bad",
-            }.get(row.status.state, "waiting")
-        return "quiet" if column.title in ("started", "id", "data") else ""
+    def _style(self, role: str) -> Style:
+        return self.get_component_rich_style(f"run-table--{role}", partial=True)
 
-    def _columns(self, width: int) -> list[Column]:
-        """The columns that fit, each as wide as it may be."""
-        state = Column("state", 12, lambda row: f"{self.glyphs.states[row.status.state]} {row.status.state}")
-        step = Column("step", 15, _step, right=True)
-        loss = Column("loss", 7, _loss, right=True)
-        started = Column("started", 10, self._started, right=True)
-        if width < 100:
-            room = width - 2 - (12 + 15 + 7 + 10 + 4) - 5 * len(GAP)
-            model = Column("model", room, lambda row: row.status.model)
-            return [state, model, step, loss, started, Column("id", 4, lambda row: row.run.id[-4:])]
-        id_width = 42 if width >= 150 else 15 + len(self.glyphs.ellipsis) + 5
-        room = width - 2 - (12 + 15 + 7 + 10 + id_width) - 6 * len(GAP)
-        model = Column("model", room // 2, lambda row: row.status.model)
-        data = Column("data", room - room // 2, lambda row: row.status.data)
-        run_id = Column("id", id_width, lambda row: self._identity(row.run.id, id_width))
-        return [state, model, data, step, loss, started, run_id]
+    def _line(self, y: int, chosen: Sequence[Column]) -> Line:
+        """What line `y` in sight should show; nothing below the last run."""
+        if y == 0:
+            return "header", ((" " * LEAD + GAP.join(self._title(column) for column in chosen), ""),)
+        place = y - 1 + round(self.scroll_y)
+        if place >= len(self.rows):
+            return "", ()
+        row = self.rows[place]
+        guide = self._guides[place] if self._guides else ""
+        parts = [("* " if row.run.id in self.marked else "  ", "mark")]
+        for column in chosen:
+            parts += [(self.cells.cell(column, row, guide), self.cells.role(column, row)), (GAP, "")]
+        return "cursor" if place == self.cursor else "", tuple(parts)
 
-    def _identity(self, run_id: str, width: int) -> str:
-        """The time and the end of an id: what tells runs apart when the whole does not fit."""
-        return run_id if len(run_id) <= width else run_id[:15] + self.glyphs.ellipsis + run_id[-5:]
+    def _title(self, column: Column) -> str:
+        title = column.title
+        name, down = self.sorted_by
+        if column.name == name:
+            title = f"{title} {direction(down, self.glyphs)}"
+        return fitted(title, column.width, self.glyphs, right=column.right)
 
-    def _started(self, row: RunRow) -> str:
-        started = row.status.started or row.status.created
-        return ago(max(0.0, self.now() - started)) if started else ""
-
-
-def _step(row: RunRow) -> str:
-    total = row.status.total_steps
-    return f"{row.status.step:,} / {total:,}" if total else f"{row.status.step:,}" if row.status.step else ""
-
-
-def _loss(row: RunRow) -> str:
-    return "" if row.status.loss is None else figures(row.status.loss)
+    def _columns(self) -> Sequence[Column]:
+        return columns(self.size.width - LEAD - 1, self._tagged)

@@ -18,9 +18,9 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from engine.checks import Problem
-from tui.draft import Draft
 from tui.glyphs import Glyphs
-from tui.spec_fields import SpecField, sections, spec_fields, title
+from tui.planning.draft import Draft
+from tui.planning.spec_fields import SpecField, sections, spec_fields, title
 
 NAME_COLUMN = 2
 """Where names begin: a sign for changed and wrong settings, and a space, stand before them."""
@@ -126,7 +126,8 @@ class SettingsList(ScrollView, can_focus=True, inherit_bindings=False):
         self.lines = list(self._lines())
         stops = [line.name for line in self.lines if line.is_stop]
         if self.cursor not in stops:
-            self.set_reactive(SettingsList.cursor, self.cursor.partition(".")[0].removesuffix(" more"))
+            field = spec_fields().get(self.cursor)
+            self.set_reactive(SettingsList.cursor, field.section if field else self.cursor.removesuffix(" more"))
         self.virtual_size = Size(0, len(self.lines))
         self.refresh()
 

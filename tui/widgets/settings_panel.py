@@ -13,9 +13,9 @@ from textual.widgets import Input
 from typing_extensions import Self
 
 from engine.checks import Problem
-from tui.draft import Draft
 from tui.glyphs import UNICODE, Glyphs
-from tui.spec_fields import SpecField, Unreadable, spec_fields
+from tui.planning.draft import Draft
+from tui.planning.spec_fields import SpecField, Unreadable, spec_fields
 from tui.widgets.settings_list import SettingsList
 
 MODEL = "model.name_or_path"

@@ -9,9 +9,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.style import Style
 from rich.text import Text
 
+from engine.units import amount, count
 from tui.glyphs import Glyphs
-from tui.layer_tree import Chosen, Figures, Place, class_words, shape_words
-from tui.units import amount, count
+from tui.planning.layer_tree import Chosen, Figures, Place, class_words, shape_words
 
 Role = Literal["name", "class", "quiet", "chosen"]
 ROLES: tuple[Role, ...] = ("name", "class", "quiet", "chosen")

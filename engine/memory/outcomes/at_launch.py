@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine import architecture_cache
+from engine.architecture import Architecture
 from engine.catalog import ModelUnavailable
 from engine.memory.card import card_of
 from engine.memory.footprint import Footprint
+from engine.memory.lengths import kept
 from engine.memory.outcomes.history import with_experience
 from engine.memory.predict import Question, at_once
 from engine.memory.ways_out.pricing import offloaded
@@ -16,6 +18,20 @@ from engine.spec import RunSpec
 
 def at_launch(spec: RunSpec) -> Footprint | None:
     """Predicted memory of a resolved spec; None where nobody has looked at its model yet."""
+    known = known_architecture(spec)
+    if known is None:
+        return None
+    architecture, folder = known
+    card = card_of(spec.hardware.device).within(spec.hardware.memory_limit_bytes)
+    question = Question(spec, architecture, card, kept(spec), folder)
+    footprint = at_once(question)
+    if footprint is not None and spec.training.activation_offloading and not card.on_cpu:
+        footprint = offloaded(question, footprint)
+    return None if footprint is None else with_experience(footprint, card)
+
+
+def known_architecture(spec: RunSpec) -> tuple[Architecture, Path] | None:
+    """The module tree of a resolved spec's model and the folder of its config, where somebody has looked at it."""
     if spec.model.trust_remote_code:
         return None  # code of the model's own makes another model than the one that is known
     config = _config_here(spec)
@@ -25,14 +41,7 @@ def at_launch(spec: RunSpec) -> Footprint | None:
         architecture = architecture_cache.read(architecture_cache.key(config), spec.model.name_or_path)
     except ModelUnavailable:
         return None
-    if architecture is None:
-        return None
-    card = card_of(spec.hardware.device)
-    question = Question(spec, architecture, card, config_folder=config.parent)
-    footprint = at_once(question)
-    if footprint is not None and spec.training.activation_offloading and not card.on_cpu:
-        footprint = offloaded(question, footprint)
-    return None if footprint is None else with_experience(footprint, card)
+    return None if architecture is None else (architecture, config.parent)
 
 
 def _config_here(spec: RunSpec) -> Path | None:

@@ -19,6 +19,8 @@ from engine.runs.store import Run, list_runs
 EDGE_BYTES = 256 * 1024
 """So much is read of each end of a long events.jsonl: the `memory` events are beside its first step and its end."""
 MEMORY_EVENT = b'{"type": "memory"'
+WHEN = ("preflight", "first step", "end")
+"""What `memory` events are of."""
 SAME_BATCH = 0.1
 """By what share the largest batch of a run may differ from the predicted one: another batch says nothing about the
 prediction, as most of what varies grows with it."""
@@ -51,12 +53,14 @@ class Outcome:
     """Peak of the whole training. None while it trains, and where it failed."""
     predicted_batch: Batch | None
     largest_batch: Batch | None
-    """The largest that was trained on."""
+    """The largest that was trained on, or tried out before training."""
+    preflight_bytes: int | None = None
+    """Peak of the trial of the largest batches before training; None where there was none."""
 
     @property
     def measured_bytes(self) -> int:
         """The peak, as far as it was measured."""
-        return max(self.first_step_bytes or 0, self.end_bytes or 0)
+        return max(self.first_step_bytes or 0, self.end_bytes or 0, self.preflight_bytes or 0)
 
     @property
     def error(self) -> float:
@@ -74,7 +78,8 @@ class Outcome:
     @property
     def counts(self) -> bool:
         """Whether the error is the prediction's own, and not that of what it was asked."""
-        return self.end_bytes is not None and self.same_batch
+        is_whole = self.end_bytes is not None or self.preflight_bytes is not None
+        return is_whole and self.same_batch
 
 
 def history() -> list[Outcome]:
@@ -131,6 +136,7 @@ def facts(run: Run) -> dict[str, Any] | None:
             "predicted_bytes": outcome.predicted_bytes,
             "first_step_bytes": outcome.first_step_bytes,
             "end_bytes": outcome.end_bytes,
+            "preflight_bytes": outcome.preflight_bytes,
             "error": round(outcome.error, 4),
             "predicted_batch": outcome.predicted_batch,
             "largest_batch": outcome.largest_batch,
@@ -143,6 +149,7 @@ def facts(run: Run) -> dict[str, Any] | None:
         "predicted_bytes": None if prediction is None else prediction.footprint.device_bytes,
         "first_step_bytes": _most(comparisons, "first step"),
         "end_bytes": _most(comparisons, "end"),
+        "preflight_bytes": _most(comparisons, "preflight"),
         "error": None,
         "predicted_batch": None if prediction is None else _batch(dict(prediction.footprint.batch)),
         "largest_batch": _largest_batch(measured),
@@ -195,13 +202,14 @@ def _read(folder: Path, _stamp: tuple[int, ...]) -> Outcome | None:
         end_bytes=_most(alike, "end"),
         predicted_batch=_batch(dict(prediction.footprint.batch)),
         largest_batch=_largest_batch(events),
+        preflight_bytes=_most(alike, "preflight"),
     )
 
 
 def _comparisons(events: list[Event]) -> list[tuple[str, Comparison]]:
     """With when each was made."""
     made = [(str(event.get("when")), compared(event)) for event in events]
-    return [(when, found) for when, found in made if found is not None and when in ("first step", "end")]
+    return [(when, found) for when, found in made if found is not None and when in WHEN]
 
 
 def _most(comparisons: list[tuple[str, Comparison]], when: str) -> int | None:

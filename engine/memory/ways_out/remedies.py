@@ -27,8 +27,9 @@ from engine.memory.ways_out.candidate import (
     with_values,
 )
 from engine.memory.ways_out.changing_training import LEAST_TOKENS, changing_training
+from engine.memory.ways_out.failing import ALL, Failure
 from engine.memory.ways_out.keeping_training import keeping_training
-from engine.memory.ways_out.pricing import is_traceable, price, refused, room_bytes, staying_bytes, verdict_on
+from engine.memory.ways_out.pricing import is_traceable, price, refused, room_bytes, staying_bytes
 from engine.spec import RunSpec
 
 MOST_TRACED = 14
@@ -48,7 +49,8 @@ class Remedy:
     changes: dict[str, tuple[Any, Any]]
     """Full name of a field -> what it is and what it becomes; empty where there is nothing to set."""
     predicted_peak_bytes: int | None
-    """`Footprint.device_bytes` with the changes. None where it cannot be told."""
+    """`Footprint.device_bytes` with the changes, after a failure that of the phase that failed. None where it cannot be
+    told."""
     saves_bytes: int | None
     """What the run takes as it is, less that. Like is compared with like: where one was traced in full and the other in
     a few layers, what tensors take, which both have exactly. Of a paged optimizer what can leave the card."""
@@ -89,18 +91,21 @@ def remedies(
     least_tokens: int = LEAST_TOKENS,
     most_traced: int = MOST_TRACED,
     progress: Progress | None = None,
+    failure: Failure | None = None,
 ) -> list[Remedy]:
     """What would help, best first: what leaves training the same, what changes it, a larger card.
 
     In each, what fits comes first and the cheapest in time before others. `capacity_bytes` is the memory that the run
-    may have, by default what is free on the card. `least_tokens` is the shortest `max_length` to offer. Raises KeyError
-    for a config without the usual sizes, ValueError where it is not known what is free.
+    may have, by default what is free on the card. `least_tokens` is the shortest `max_length` to offer. After a
+    `failure` it is the phase that failed that has to come down, into what the run really had. Raises KeyError for a
+    config without the usual sizes, ValueError where it is not known what is free.
     """
-    room = room_bytes(question, capacity_bytes)
+    if failure is None:
+        failure = Failure(ALL, room_bytes(question, capacity_bytes))
     tell = progress or _say_nothing
     tell("the run as it is", 0, 1)
     now, inspector = _as_it_is(question, inspector)
-    candidates = [*keeping_training(question, now), *changing_training(question, least_tokens)]
+    candidates = [*keeping_training(question, failure.alone(now)), *changing_training(question, least_tokens)]
     by_formula_now = now if inspector is None else by_formula(question)
     traced_left = most_traced - 1
     found: list[Remedy] = []
@@ -116,11 +121,12 @@ def remedies(
         except (InvalidSpec, NotPredicted):
             continue  # settings that do not go together, or that the libraries cannot run
         before = now if pricer is not None else by_formula_now
-        saves = _saving(candidate.id, before, footprint)
-        if saves > 0:
-            found.append(_remedy(candidate, question, then, footprint, saves, verdict_on(footprint, room)))
+        saves = _saving(candidate.id, failure.alone(before), failure.alone(footprint))
+        if failure.saves_enough(saves, before):
+            seen = failure.seen(footprint)
+            found.append(_remedy(candidate, question, then, seen, saves, failure.verdict(seen)))
     found.sort(key=_rank_of)
-    return [*found, _smaller_model(question), _larger_card(question, now, room)]
+    return [*found, _smaller_model(question), _larger_card(question, failure.seen(now), failure)]
 
 
 def next_remedies(
@@ -231,9 +237,10 @@ def _smaller_model(question: Question) -> Remedy:
     )
 
 
-def _larger_card(question: Question, now: Footprint, room: int) -> Remedy:
+def _larger_card(question: Question, now: Footprint, failure: Failure) -> Remedy:
     """The run as it is, elsewhere."""
-    needed, needs = now.needed_bytes, f"The run as it is needs {gib(now.needed_bytes)}"
+    needed, room = now.needed_bytes + failure.short_of(now), failure.wall_bytes
+    needs = f"The run as it is needs {gib(needed)}"
     if needed <= room:  # it was predicted to fit, and yet somebody asks
         needed, needs = room + 1, f"The run as it is may need more than the {gib(room)} that it has"
     if question.card.on_cpu:

@@ -23,6 +23,7 @@ from engine.runs.events import EventWriter
 from engine.spec import RunSpec
 from engine.worker.callbacks import Reporter
 from engine.worker.model import lora_config
+from engine.worker.moment import Phase
 from engine.worker.trace.log import StorageLog, TracePhase
 from engine.worker.train import sft_config
 from engine.worker.trainer import DeckTrainer
@@ -56,12 +57,12 @@ class TracedTrainer(DeckTrainer):
         super().__init__(**kwargs)
 
     @property
-    def phase(self) -> str:
+    def phase(self) -> Phase:
         return self._phase
 
     @phase.setter
-    def phase(self, name: str) -> None:
-        self._phase = name
+    def phase(self, name: Phase) -> None:
+        self._phase: Phase = name
         self._log.enter(PHASES[name])
 
     def get_train_dataloader(self) -> Any:

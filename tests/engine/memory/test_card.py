@@ -309,3 +309,14 @@ def test_the_known_card_is_told_by_its_memory_where_its_name_leaves_it_open() ->
     assert found is not None
     assert found.name == "RTX 4060 Ti 16GB"
     assert known("NVIDIA GeForce RTX 4060 Ti", None) is None
+
+
+def test_a_run_with_a_limit_has_no_more_than_that_of_a_card() -> None:
+    here = Card("a card", 8 * GIB, total_bytes=12 * GIB)
+    assert here.within(None) is here
+    assert not here.is_limited
+    limited = here.within(6 * GIB)
+    assert (limited.free_bytes, limited.total_bytes, limited.is_limited) == (6 * GIB, 12 * GIB, True)
+    fuller = here.within(10 * GIB)
+    assert (fuller.free_bytes, fuller.is_limited) == (8 * GIB, False), "it is the card that has no more"
+    assert Card("unknown", None).within(6 * GIB).free_bytes == 6 * GIB

@@ -155,3 +155,10 @@ def test_ranks_share_under_fsdp_and_add_buckets_under_ddp(ask: Any, inspector: I
     for footprint in (ddp, fsdp):
         assert sum(footprint.categories.values()) == footprint.device_bytes
         assert any("NCCL" in words for words in footprint.not_modelled)
+
+
+def test_what_may_come_out_above_what_is_free_is_tight() -> None:
+    footprint = Footprint("formula", {}, {}, allocated_bytes=600, device_bytes=1000, range_bytes=(1000, 1400))
+    assert [footprint.verdict(free) for free in (999, 1000, 1399, 1400)] == ["does not fit", "tight", "tight", "fits"]
+    measured_least = replace(footprint, least_bytes=900)
+    assert [measured_least.verdict(free) for free in (899, 900, 1000)] == ["does not fit", "tight", "fits"]

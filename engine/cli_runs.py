@@ -1,0 +1,294 @@
+"""Commands about runs that are there: what they are, what they are asked, and how they go on."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.cli_output import AsJson, console, fail, print_json, printable, wrong_input_explained
+from engine.cli_show import OOM_CAUSES, facts_of, tell, tell_oom, tell_remedies
+from engine.cli_watch import Detach, OpenApp, RunName, ask, found_run, watch_or_leave
+from engine.runs.store import ENDED, Run, RunBusy, list_runs
+
+if TYPE_CHECKING:
+    from engine.memory.ways_out.remedies import Remedy
+
+app = typer.Typer()
+RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, parts of them, folders, or `last`.")]
+
+
+@app.command()
+def runs(as_json: AsJson = False) -> None:
+    """List all runs, newest first."""
+    statuses = [(run, run.read_status()) for run in list_runs()]
+    if as_json:
+        print_json([{"id": run.id, "folder": str(run.folder), **asdict(status)} for run, status in statuses])
+        return
+    if not statuses:
+        typer.echo("There are no runs yet. `loradeck demo` makes one; `loradeck new` writes a spec for your own.")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("run", "state", "model", "data"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("step", "loss", "held-out"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run, status in statuses:
+        step = f"{status.step:,}/{status.total_steps:,}" if status.total_steps else "-"
+        losses = ("-" if value is None else f"{value:.4f}" for value in (status.loss, status.eval_loss))
+        state = f"{status.state}: {status.cause}" if status.cause else status.state
+        cells = (run.id, state, status.model, status.data, step, *losses)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    console().print(table)
+
+
+@app.command()
+def show(name: RunName, as_json: AsJson = False) -> None:
+    """Everything about one run: state, plan, last step, failures and what would help, files."""
+    run = found_run(name, as_json)
+    facts = facts_of(run)
+    if as_json:
+        print_json(facts)
+    else:
+        tell(run, facts)
+
+
+@app.command()
+def attach(context: typer.Context, name: RunName, as_json: AsJson = False) -> None:
+    """Watch a run in the app, or its progress where there is no terminal."""
+    run = found_run(name, as_json)
+    open_app: OpenApp | None = context.obj
+    if open_app is not None and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
+        open_app(run, False)
+        return
+    watch_or_leave(run, False, as_json)
+
+
+@app.command()
+def stop(name: RunName, as_json: AsJson = False) -> None:
+    """Finish the step, save a checkpoint, and end. `resume` goes on from there."""
+    ask(name, "stop", as_json)
+
+
+@app.command()
+def pause(name: RunName, as_json: AsJson = False) -> None:
+    """Hold a run after its step, with everything in memory. `resume` goes on."""
+    ask(name, "pause", as_json)
+
+
+@app.command()
+def save(name: RunName, as_json: AsJson = False) -> None:
+    """Write a checkpoint after the step."""
+    ask(name, "save", as_json)
+
+
+@app.command()
+def evaluate(name: RunName, as_json: AsJson = False) -> None:
+    """Measure the held-out rows after the step."""
+    ask(name, "evaluate", as_json)
+
+
+@app.command()
+def resume(
+    name: RunName,
+    remedy: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--remedy", min=1, help="Of a run that ran out of memory: go on with this way out, by its number in `show`."
+        ),
+    ] = None,
+    detach: Detach = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a paused run, or with an ended one from its newest checkpoint."""
+    run = found_run(name, as_json)
+    status = run.read_status()
+    if status.state == "paused":
+        ask(name, "resume", as_json)
+        return
+    if remedy:
+        child = _child(run, _recorded(run, remedy, as_json), as_json)
+        watch_or_leave(child, detach, as_json)
+        return
+    if status.continued_by is not None:
+        fail(
+            f"{run.id} is continued by {status.continued_by} already. Go on with that one: "
+            f"loradeck resume {status.continued_by}",
+            1,
+            as_json,
+        )
+    from engine.runs.launch import NotResumable
+    from engine.runs.launch import resume as resume_run
+
+    try:
+        checkpoint = resume_run(run)
+    except (NotResumable, RunBusy) as error:
+        fail(str(error), 1, as_json)
+    except OSError as error:
+        fail(f"{run.folder} cannot be written: {error.strerror}.", 1, as_json)
+    if not as_json:
+        typer.echo(f"{run.id} goes on from {checkpoint.name if checkpoint else 'the beginning: it has no checkpoint'}.")
+        if status.cause in OOM_CAUSES:
+            _warn_of_the_same_end(run)
+    watch_or_leave(run, detach, as_json)
+
+
+@app.command()
+def remedies(name: RunName, as_json: AsJson = False) -> None:
+    """Trace what each way out of memory would take, of a run that ran out of it. Takes up to a minute."""
+    from engine.inspector import Inspector
+    from engine.memory.ways_out.after_oom import NoWayOut, remedies_event, shortage, ways_out
+    from engine.memory.ways_out.recorded import first_to_set
+
+    run = found_run(name, as_json)
+    if run.read_status().state not in ENDED:
+        fail(f"{run.id} is still running.", 1, as_json)
+    try:
+        with Inspector() as inspector:
+            short = shortage(run, inspector)
+            found = ways_out(short, inspector)
+    except NoWayOut as reason:
+        fail(str(reason), 1, as_json)
+    fields = remedies_event(short, found)
+    is_recorded = _record(run, fields)
+    if as_json:
+        print_json({"id": run.id, "oom": short.oom, "recorded": is_recorded, **fields})
+        return
+    tell_oom(run, short.oom)
+    typer.echo("")
+    tell_remedies(fields["remedies"], fields, numbered=is_recorded)
+    if is_recorded and (first := first_to_set(fields["remedies"])) is not None:
+        typer.echo(f"\nGo on with one: loradeck resume {run.id} --remedy {first[0]}")
+
+
+@app.command()
+def note(
+    name: RunName, text: Annotated[str, typer.Argument(help="What to remember.")], as_json: AsJson = False
+) -> None:
+    """Write a note beside a run."""
+    from engine.runs.labels import add_note
+
+    run = found_run(name, as_json)
+    if not text.strip():
+        fail("A note needs words.", 2, as_json)
+    try:
+        event = add_note(run, text)
+    except OSError as error:
+        fail(f"{run.labels_path} cannot be written: {error.strerror}.", 1, as_json)
+    if as_json:
+        print_json({"id": run.id, "note": event["text"]})
+    else:
+        typer.echo(f"Noted beside {run.id}.")
+
+
+@app.command()
+def tag(
+    name: RunName,
+    tags: Annotated[list[str] | None, typer.Argument(metavar="[TAG]...", help="None takes all tags off.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set a run's tags, in place of those that it has."""
+    from engine.runs.labels import set_tags
+
+    run = found_run(name, as_json)
+    try:
+        event = set_tags(run, tags or [])
+    except OSError as error:
+        fail(f"{run.labels_path} cannot be written: {error.strerror}.", 1, as_json)
+    if as_json:
+        print_json({"id": run.id, "tags": event["tags"]})
+    else:
+        typer.echo(f"{run.id}: {printable(', '.join(event['tags']))}" if event["tags"] else f"{run.id} has no tags.")
+
+
+@app.command()
+def compare(names: RunNames, as_json: AsJson = False) -> None:
+    """Put runs beside each other: settings that differ, losses, memory, tokens, time."""
+    from engine.cli_compare import tell_comparison
+    from engine.runs.compare import differing_settings, outcome
+
+    compared = [found_run(name, as_json) for name in names]
+    if len(compared) < 2:
+        fail("It takes two runs or more to compare.", 2, as_json)
+    with wrong_input_explained(as_json, "Nothing was compared"):
+        differing = differing_settings(compared)
+    outcomes = [outcome(run) for run in compared]
+    if as_json:
+        print_json({"runs": [asdict(each) for each in outcomes], "differing_settings": differing})
+    else:
+        tell_comparison(outcomes, differing)
+
+
+def _recorded(run: Run, numbers: list[int], as_json: bool) -> list[Remedy]:
+    """The ways out with these numbers in the newest list on record; ends the command where there are none."""
+    from engine.memory.ways_out.recorded import remedy_from
+    from engine.runs.last_events import newest_remedies
+
+    event = newest_remedies(run)
+    listed = (event or {}).get("remedies")
+    if not isinstance(listed, list) or not listed:
+        fail(f"{run.id} has no ways out on record: loradeck remedies {run.id}", 2, as_json)
+    chosen: list[Remedy] = []
+    for number in dict.fromkeys(numbers):
+        found = remedy_from(listed[number - 1]) if number <= len(listed) else None
+        if found is None:
+            fail(f"{run.id} has ways out 1 to {len(listed)}, not {number}: loradeck show {run.id}", 2, as_json)
+        if not found.changes:
+            fail(f"Way out {number} is nothing that can be set: {found.note}", 2, as_json)
+        chosen.append(found)
+    return chosen
+
+
+def _child(run: Run, chosen: list[Remedy], as_json: bool) -> Run:
+    """The run that goes on from `run` with these ways out, started."""
+    from engine.runs.launch import NotResumable, continue_run
+    from engine.runs.lineage import changes_in_words
+
+    changes: dict[str, Any] = {field: new for remedy in chosen for field, (_, new) in remedy.changes.items()}
+    told = {field: values for remedy in chosen for field, values in remedy.changes.items()}
+    fresh = not all(remedy.continues for remedy in chosen)
+    with wrong_input_explained(as_json):
+        try:
+            child = continue_run(run, changes, [remedy.id for remedy in chosen], fresh=fresh)
+        except (NotResumable, RunBusy) as error:
+            fail(str(error), 1, as_json)
+        except OSError as error:
+            fail(f"The run's folder cannot be written: {error.strerror} ({error.filename}).", 1, as_json)
+    if not as_json:
+        checkpoint = child.newest_checkpoint()
+        begins = "anew" if fresh else "from the beginning" if checkpoint is None else f"from {checkpoint.name}"
+        typer.echo(f"Run {child.id} goes on from {run.id}, {begins}: {printable(changes_in_words(told))}")
+        if fresh and run.newest_checkpoint() is not None:
+            typer.echo("Checkpoints cannot be gone on from with other shapes: what was trained is trained again.")
+    return child
+
+
+def _warn_of_the_same_end(run: Run) -> None:
+    from engine.memory.ways_out.recorded import first_to_set
+    from engine.runs.last_events import newest_remedies
+    from engine.runs.lineage import changes_in_words
+
+    typer.echo("It ran out of memory with these settings, and will likely do so again.", err=True)
+    event = newest_remedies(run)
+    first = first_to_set((event or {}).get("remedies"))
+    if first is not None:
+        number, remedy = first
+        words = printable(changes_in_words(remedy.changes))
+        typer.echo(f"To change that, stop it and: loradeck resume {run.id} --remedy {number}    ({words})", err=True)
+
+
+def _record(run: Run, fields: dict[str, Any]) -> bool:
+    """Put traced prices on record, so that their numbers are those that `resume --remedy` takes."""
+    from engine.runs.events import EventWriter
+
+    try:
+        with run.lock():  # the file has one writer at a time: the supervisor, or who holds its lock
+            EventWriter(run.supervisor_events_path).write("remedies", **fields)
+    except (OSError, RunBusy):
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""All runs: read, filtered, ordered and compared."""

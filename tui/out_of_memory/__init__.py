@@ -1,0 +1,1 @@
+"""What is said and chosen when memory has run out."""

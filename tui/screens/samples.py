@@ -1,0 +1,68 @@
+"""All answers of a run to its held-out prompts, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Footer
+
+from tui.glyphs import Glyphs
+from tui.watching.event_words import answers
+from tui.watching.state import Sample
+from tui.widgets.tab_line import TabLine
+from tui.widgets.words import Words
+
+MOST_PROMPTS = 100
+
+
+class SamplesScreen(Screen[None]):
+    """Prompts with the answers of base and adapter below each other, and what was expected."""
+
+    AUTO_FOCUS = "VerticalScroll"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,a", "dismiss", "back", key_display="esc", id="samples.back", tooltip="The monitor again."),
+    ]
+
+    def __init__(self, samples: Sequence[Sample], glyphs: Glyphs) -> None:
+        super().__init__()
+        self.samples = samples
+        self.glyphs = glyphs
+
+    def compose(self) -> ComposeResult:
+        prompts = list(_prompts(self.samples))
+        shown = prompts[:MOST_PROMPTS]
+        count = f"{len(prompts):,} prompt{'s' if len(prompts) != 1 else ''}"
+        with Horizontal(classes="title"):
+            yield TabLine("monitor")
+            yield Words(
+                f"samples: {count}" + (f", the newest {len(shown)}" if shown != prompts else ""), classes="rest"
+            )
+        with VerticalScroll(id="samples"):
+            for prompt in shown:
+                yield Words(self._words(prompt), classes="sample")
+        yield Footer(show_command_palette=False)
+
+    def _words(self, samples: list[Sample]) -> Content:
+        first, plain = samples[0], self.glyphs.plain
+        lines = [
+            Content.styled(f"step {first.step:,}, prompt {first.prompt_index + 1:,}", "$secondary"),
+            *(Content.styled(plain(line), "bold") for line in first.prompt.strip().splitlines()),
+        ]
+        for who, said in answers(samples):
+            lines.append(Content.styled(plain(who), "$secondary"))
+            lines += [Content(f"  {plain(line)}") for line in said.strip().splitlines() or ["(nothing)"]]
+        return Content("\n").join(lines)
+
+
+def _prompts(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """The samples of one step and prompt together, newest step first."""
+    ordered = sorted(samples, key=lambda sample: (-sample.step, sample.prompt_index))
+    for _, same in groupby(ordered, key=lambda sample: (sample.step, sample.prompt_index)):
+        yield list(same)

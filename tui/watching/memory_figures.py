@@ -1,0 +1,147 @@
+"""The charts of a run over its time: memory and load of its GPUs, or the host's memory."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from engine.runs.store import State
+from engine.units import amount
+from tui.glyphs import Glyphs
+from tui.watching.memory import GpuHistory
+from tui.watching.state import RunState
+from tui.watching.views import Legend, Sight, View, finished
+from tui.widgets.figure import Figure, Level, Line, Mark
+from tui.widgets.ticks import Axis, elapsed, gibibytes
+
+RUN_TIME = Axis(format=elapsed, name="run time", seconds=True)
+MEMORY = Axis(format=gibibytes, unit=2**30, from_zero=True)
+LOAD = Axis(from_zero=True)
+
+WORTH_REACHING = 0.25
+"""A capacity is drawn where the run uses at least this share of it: otherwise it would press the line to the floor."""
+
+PHASES: dict[State, str] = {
+    "loading": "Load",
+    "preflight": "Preflight",
+    "training": "Train",
+    "evaluating": "Eval",
+    "saving": "Save",
+    "paused": "Hold",
+}
+"""Where these begin is written onto the time axis."""
+
+
+def memory_views(state: RunState, glyphs: Glyphs, limit_bytes: int | None) -> list[View]:
+    """Memory of each GPU that the run is on and what these do, or the host's memory where it is on none."""
+    gpus = state.memory.gpus_of(state.plan.device if state.plan else None)
+    if not gpus:
+        return [host_memory(state, limit_bytes)]
+    memory = [gpu_memory(state, gpu, glyphs, limit_bytes) for gpu in gpus]
+    return [*memory, *(view for gpu in gpus for view in _load(state, gpu, glyphs))]
+
+
+def gpu_memory(state: RunState, gpu: GpuHistory, glyphs: Glyphs, limit_bytes: int | None) -> View:
+    """Memory of one GPU: this run's with what PyTorch says of it, and that of the others, against what the card has."""
+    lines: tuple[Line, ...] = (Line(gpu.used, "other", ".", name="all processes", show=amount),)
+    if gpu.seen_run:
+        run = Line(gpu.by_run, "line", "*", name="this run", show=amount)
+        others = Line(gpu.by_others, "other", ".", name="others", show=amount)
+        lines = (run, others, *_of_pytorch(state))
+    elif state.memory.reserved.last:  # in a container the driver hides whose memory it is, but PyTorch knows its own
+        lines += _of_pytorch(state)
+    name = glyphs.plain(gpu.name).removeprefix("NVIDIA ")
+    compose = partial(_memory, state, [(name, "label")], gpu.total_bytes, "capacity", limit_bytes)
+    return View(f"{gpu.label} memory", "seconds", lines, compose)
+
+
+def _of_pytorch(state: RunState) -> tuple[Line, ...]:
+    memory = state.memory
+    return (
+        Line(memory.allocated, "quiet", ",", name="allocated", show=amount),
+        Line(memory.reserved, "marker", "-", name="reserved", show=amount),
+    )
+
+
+def host_memory(state: RunState, limit_bytes: int | None) -> View:
+    """Without a GPU: the trainer's resident memory against the host's."""
+    memory = state.memory
+    lines = (Line(memory.trainer_resident, name="trainer", show=amount),)
+    beside: Legend = []
+    if memory.trainer_resident.last and memory.host_total_bytes:
+        share = memory.trainer_resident.last[1] / memory.host_total_bytes
+        beside.append((f"{share:.0%} of {amount(memory.host_total_bytes)}", "label"))
+    compose = partial(_memory, state, beside, memory.host_total_bytes, "host's memory", limit_bytes)
+    return View("host memory", "seconds", lines, compose)
+
+
+def _memory(
+    state: RunState,
+    beside: Legend,
+    capacity_bytes: int | None,
+    capacity_name: str,
+    limit_bytes: int | None,
+    view: View,
+    sight: Sight,
+) -> Figure:
+    levels = []
+    highest = max((extent[1] for line in view.lines if (extent := line.points.y_range())), default=0.0)
+    predicted_bytes = state.plan.predicted_peak_bytes if state.plan else None
+    if predicted_bytes:
+        levels.append(Level(predicted_bytes, f"predicted {amount(predicted_bytes)}"))
+        highest = max(highest, predicted_bytes)
+    if limit_bytes:
+        levels.append(Level(limit_bytes, f"memory_limit {amount(limit_bytes)}"))
+        highest = max(highest, limit_bytes)
+    if capacity_bytes:
+        in_range = highest >= WORTH_REACHING * capacity_bytes
+        levels.append(Level(capacity_bytes, f"{capacity_name} {amount(capacity_bytes)}", in_range=in_range))
+    legend: Legend = [(f"{view.name}, GiB", "title"), *_newest(view), *beside]
+    return finished(
+        view,
+        sight,
+        legend,
+        x=RUN_TIME,
+        y=MEMORY,
+        levels=tuple(levels),
+        marks=_phases(state),
+        empty="no sample yet",
+        drawn=view.lines[::-1],  # what is read first lies on top
+    )
+
+
+def _load(state: RunState, gpu: GpuHistory, glyphs: Glyphs) -> list[View]:
+    """Utilization and temperature, which share an axis from 0 to about 100, and power; those that the driver tells."""
+    utilization = Line(gpu.utilization_over_time, "line", "*", name="utilization", show=_percent)
+    temperature = Line(gpu.temperature_over_time, "marker", "o", name="temperature", show=partial(_degrees, glyphs))
+    power = Line(gpu.power_over_time, name="power", show=_watts)
+    charts = {"load": (utilization, temperature), "power, W": (power,)}
+    return [
+        View(f"{gpu.label} {name}", "seconds", told, partial(_plain, state))
+        for name, lines in charts.items()
+        if (told := tuple(line for line in lines if line.points.last))
+    ]
+
+
+def _plain(state: RunState, view: View, sight: Sight) -> Figure:
+    legend: Legend = [(view.name, "title"), *_newest(view)]
+    return finished(view, sight, legend, x=RUN_TIME, y=LOAD, marks=_phases(state), empty="no sample yet")
+
+
+def _newest(view: View) -> Legend:
+    return [(f"{line.name} {line.show(line.points.last[1])}", line.style) for line in view.lines if line.points.last]
+
+
+def _phases(state: RunState) -> tuple[Mark, ...]:
+    return tuple(Mark(mark.elapsed_s, PHASES[mark.state]) for mark in state.memory.marks if mark.state in PHASES)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0f} %"
+
+
+def _degrees(glyphs: Glyphs, value: float) -> str:
+    return f"{value:.0f} {glyphs.degree}"
+
+
+def _watts(value: float) -> str:
+    return f"{value:.0f} W"
