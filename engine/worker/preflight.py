@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -23,8 +24,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from engine.worker.checkpoint import random_states, restore_random_states
 from engine.worker.measured import Measured
 from engine.worker.model import give_freed_heap_back
+from engine.worker.oom import shortfall
 from engine.worker.oom_event import record_history
-from engine.worker.requests import Requests
+from engine.worker.requests import Requests, StopRequested
 from engine.worker.trainer import DeckTrainer
 
 ROWS_LOOKED_AT = 1_000_000
@@ -34,8 +36,8 @@ SCRATCH_PREFIX = ".preflight-"
 
 
 class Preflight(TrainerCallback):  # type: ignore[misc]
-    """Runs before the first step of this trainer. Raises what the step, the evaluation or the save raise, and
-    StopRequested; the trainer is then of no use any more."""
+    """Runs before the first step of this trainer. Raises StopRequested, OSError, and what says that memory ran out; the
+    trainer is then of no use any more."""
 
     def __init__(self, trainer: DeckTrainer, requests: Requests, measured: Measured, scratch: Path) -> None:
         self.trainer = trainer
@@ -58,10 +60,17 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
         before = _State.of(trainer)
         self.measured.begin_preflight()
 
-        self._take_a_step()
-        if trainer.eval_dataset is not None and len(trainer.eval_dataset):
-            self._evaluate()
-        self._save()
+        try:
+            self._take_a_step()
+            if trainer.eval_dataset is not None and len(trainer.eval_dataset):
+                self._evaluate()
+            self._save()
+        except (StopRequested, OSError):
+            raise
+        except Exception as error:
+            if shortfall(error) is not None:
+                raise
+            self._say_given_up(error)
 
         before.put_back(trainer)
         free_what_was_tried()
@@ -70,6 +79,16 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
             record_history(with_stacks=False)
         trainer.in_preflight = False
         trainer.reporter.state("training")
+
+    def _say_given_up(self, error: Exception) -> None:
+        """What is no want of memory or disk is no reason to train nothing: if training has it too, it will say so."""
+        traceback.print_exc()
+        self.trainer.reporter.events.write(
+            "warning",
+            code="preflight-given-up",
+            message=f"The preflight was given up: {type(error).__name__}: {str(error)[:500]}",
+            hint="Training goes on without it; trainer.log holds the trace. hardware.preflight: false leaves it out.",
+        )
 
     def _take_a_step(self) -> None:
         """Two passes over the largest batch, so that gradients are there during the second, and the optimizer."""

@@ -20,7 +20,7 @@ from engine.runs.events import EventWriter
 from engine.runs.store import Run
 from engine.spec import RunSpec
 from engine.worker.measured import Measured
-from engine.worker.preflight import begin_paged_state_anew, coming_batches, largest_batch, row_tokens
+from engine.worker.preflight import Preflight, begin_paged_state_anew, coming_batches, largest_batch, row_tokens
 from engine.worker.requests import StopRequested
 from engine.worker.train import Training
 from tests.engine.worker.training import events_of, fit, new_run, steps_of, write_rows
@@ -83,6 +83,24 @@ def test_losses_after_a_preflight_equal_those_without_bit_for_bit(
 
 def evaluations(run: Run) -> list[tuple[int, float]]:
     return [(event["step"], event["eval_loss"]) for event in events_of(run, "eval")]
+
+
+def test_a_fault_of_the_preflight_itself_does_not_cost_the_run(
+    tiny_spec: MakeSpec, uneven_rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spec(preflight: bool) -> RunSpec:
+        return tiny_spec(data={"train": uneven_rows}, training={"max_steps": 3}, hardware={"preflight": preflight})
+
+    def fail(self: Preflight) -> None:
+        raise RuntimeError("[red]an odd thing")
+
+    plain, faulty = new_run(tmp_path / "plain", spec(False)), new_run(tmp_path / "faulty", spec(True))
+    assert fit(plain)
+    monkeypatch.setattr(Preflight, "_save", fail)
+    assert fit(faulty)
+    assert steps_of(faulty) == steps_of(plain)
+    (told,) = [event for event in events_of(faulty, "warning") if event["code"] == "preflight-given-up"]
+    assert "an odd thing" in told["message"]
 
 
 def test_a_stop_during_the_preflight_is_obeyed_and_leaves_nothing(
