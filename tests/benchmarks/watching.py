@@ -182,7 +182,9 @@ def measure_feed(minutes: float) -> Iterator[str]:
                 terminal.write(key)
                 answers_s[key].append(terminal.wait_for(text) - pressed)
                 terminal.read_for(random.uniform(0.3, 0.8))
+                terminal.forget()
                 terminal.write(back)
+                terminal.wait_for("loss")  # it is back; a key before that would make another one of escape
                 terminal.read_for(random.uniform(0.5, 1.0))
         cpu_share = (_cpu_s(app) - cpu_before) / (time.perf_counter() - began)
     run.close()
