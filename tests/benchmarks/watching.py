@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -68,7 +69,7 @@ def step_event(step: int, began: float, every_s: float) -> dict[str, object]:
     }
 
 
-def hardware_event(now: float, held_bytes: int, pid: int) -> dict[str, object]:
+def hardware_event(now: float, held_bytes: int, pid: int) -> dict[str, Any]:
     """A `hardware` event of a box with one GPU."""
     gpu = {
         "index": 0,
@@ -127,9 +128,8 @@ class FedRun:
         self.step += count
 
     def sample(self) -> None:
-        self.hardware.write(
-            "hardware", **{k: v for k, v in hardware_event(0, 7 * GIB, os.getpid()).items() if k != "type"}
-        )
+        sample = hardware_event(time.time(), 7 * GIB, os.getpid())
+        self.hardware.write(sample.pop("type"), **sample)
 
     def close(self) -> None:
         self.events.close()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tui.watching.memory import MOST_MARKS, GpuProcess, MemoryHistory
+from tui.watching.memory import MOST_MARKS, MOST_WAITING, GpuProcess, MemoryHistory
 
 GIB = 2**30
 
@@ -157,6 +157,14 @@ def test_figures_that_come_before_the_samples_of_their_time_wait_for_them() -> N
     assert list(memory.reserved.points()) == [(0.5, 4), (2.5, 6)]
     assert [column.joined for column in memory.reserved.columns(0, 3, 2)] == [False, False]
     assert memory.marks == [(2.0, "loading")]
+
+
+def test_a_run_without_samples_keeps_no_more_figures_than_can_wait() -> None:
+    memory = MemoryHistory()
+    memory.apply_steps([step(float(second), second, second) for second in range(MOST_WAITING + 500)])
+    memory.apply(sample(0.0))
+    memory.apply(sample(1e6))
+    assert len(memory.reserved) <= MOST_WAITING
 
 
 def test_of_figures_that_stay_the_same_a_few_are_enough() -> None:

@@ -1,70 +1,24 @@
+"""The monitor of one run: what it shows, and its keys."""
+
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.cells import cell_len
-from textual.pilot import Pilot
+from textual.widget import Widget
 
 from engine.runs.labels import read_labels
 from tests.tui.conftest import BEGAN, GIB, NOW, RunFolder, until
-from tests.tui.models import KnownModels
-from tui.app import LoradeckApp
+from tests.tui.monitoring import SPEC, app, chart, log_text, monitor, on_screen, opened, said
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.help import HelpScreen
 from tui.screens.monitor import MonitorScreen
-from tui.screens.oom import OomScreen
-from tui.screens.plan import PlanScreen
 from tui.screens.runs import RunsScreen
-from tui.screens.samples import SamplesScreen
-from tui.watching import feed
-from tui.widgets.chart import Chart
-from tui.widgets.line import Line
 from tui.widgets.log_pane import LogPane
 from tui.widgets.words import Words
-
-BOTH_SIZES = pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
-SPEC = """\
-training: {eval_strategy: steps, eval_steps: 50, save_strategy: steps, save_steps: 100}
-data: {train: rows.jsonl, eval: held-out.jsonl}
-hardware: {memory_limit: 11GiB}
-"""
-
-
-def app(folder: RunFolder, **options: Any) -> LoradeckApp:
-    return LoradeckApp(folder.run, **{"now": lambda: NOW, "tracing": False, **options})
-
-
-def monitor(pilot: Pilot[None]) -> MonitorScreen:
-    """The monitor, whatever stands over it."""
-    return next(screen for screen in pilot.app.screen_stack if isinstance(screen, MonitorScreen))
-
-
-def said(pilot: Pilot[None], where: str) -> str:
-    widget = monitor(pilot).query_one(f"#{where}")
-    assert isinstance(widget, (Line, Words))
-    return str(widget.words)
-
-
-def chart(pilot: Pilot[None], which: str = "main-chart") -> str:
-    return monitor(pilot).query_one(f"#{which}", Chart).as_text()
-
-
-def log_text(pilot: Pilot[None]) -> str:
-    return "\n".join(monitor(pilot).query_one(LogPane).lines)
-
-
-async def opened(pilot: Pilot[None]) -> None:
-    await until(pilot, lambda: monitor(pilot).share_read == 1.0 and monitor(pilot).status.model, "the run is read")
-
-
-def on_screen(pilot: Pilot[None]) -> list[str]:
-    """The lines of the terminal."""
-    strips = pilot.app.screen._compositor.render_strips()
-    return ["".join(segment.text for segment in strip) for strip in strips]
 
 
 async def test_a_run_is_shown_with_its_step_eta_charts_events_and_log(trained_run: RunFolder) -> None:
@@ -392,238 +346,15 @@ async def test_a_note_is_kept_with_the_run_and_listed(trained_run: RunFolder) ->
         assert len(read_labels(trained_run.run).notes) == 1
 
 
-async def test_all_samples_are_on_a_screen_of_their_own(trained_run: RunFolder) -> None:
-    for prompt in range(40):
-        for model in ("base", "adapter"):
-            trained_run.trainer.write(
-                "sample",
-                time=BEGAN + 200,
-                step=120,
-                prompt_index=prompt,
-                model=model,
-                prompt=f"why {prompt}?",
-                completion="so",
-            )
-    async with app(trained_run).run_test(size=(80, 24)) as pilot:
-        await opened(pilot)
-        await pilot.press("a")
-        await until(pilot, lambda: isinstance(pilot.app.screen, SamplesScreen), "the samples")
-        words = [str(each.words) for each in pilot.app.screen.query(Words)]
-        assert words[0] == "samples: 41 prompts"
-        assert words[1] == "step 120, prompt 1\nwhy 0?\nbase\n  so\nadapter\n  so"
-        assert words[-1].startswith("step 100, prompt 1\nHow many clips did Natalia sell?\nbase\n  I do not know.")
-        await pilot.press("pagedown")
-        await until(pilot, lambda: pilot.app.screen.query_one("#samples").scroll_y > 0, "it scrolls")
-        await pilot.press("escape")
-        await until(pilot, lambda: isinstance(pilot.app.screen, MonitorScreen), "the monitor again")
-
-
-async def test_the_log_is_searched_by_keys(trained_run: RunFolder) -> None:
-    async with app(trained_run).run_test(size=(80, 24)) as pilot:
-        await opened(pilot)
-        await pilot.press("o", "slash", *"line", "space", *"3")
-        about = monitor(pilot).query_one("#about-log", Line)
-        await until(pilot, lambda: '"line 3": 11 of 11 lines' in str(about.words), "what is found")
-        await pilot.press("enter", "n")
-        await until(pilot, lambda: ": 1 of 11" in str(about.words), "the first match")
-        assert any("line 3 of the log" in line for line in on_screen(pilot))
-        await pilot.press("N")
-        await until(pilot, lambda: ": 11 of 11" in str(about.words), "the last match")
-        await pilot.press("slash", "escape")
-        await until(pilot, lambda: "40 lines" in str(about.words) and ":" not in str(about.words), "no search")
-        await pilot.press("escape")
-        await until(pilot, lambda: not monitor(pilot).has_class("-log"), "the charts again")
-        assert isinstance(pilot.app.screen, MonitorScreen)
-
-
-async def test_only_the_end_of_a_long_log_is_in_the_pane_and_it_says_so(trained_run: RunFolder) -> None:
-    trained_run.run.log_path.write_text("".join(f"line {number} {'x' * 90}\n" for number in range(20_000)))
+async def test_opening_help_again_and_again_keeps_nothing(trained_run: RunFolder) -> None:
     async with app(trained_run).run_test(size=(120, 40)) as pilot:
         await opened(pilot)
-        await pilot.press("o")
-        about = monitor(pilot).query_one("#about-log", Line)
-        await until(pilot, lambda: "the last 5,000 lines" in str(about.words), "how much is there")
-        assert "1.4 MiB before them left out" in str(about.words)
-
-
-async def test_the_log_opens_in_an_editor_that_is_there(
-    trained_run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("VISUAL", raising=False)
-    monkeypatch.setenv("EDITOR", "no-such-editor -f")
-    async with app(trained_run).run_test(size=(120, 40)) as pilot:
-        await opened(pilot)
-        await pilot.press("e")
-        await until(pilot, lambda: "no-such-editor is not on this machine" in said(pilot, "flash"), "why not")
-        assert str(trained_run.run.log_path) in said(pilot, "flash")
-        monkeypatch.setenv("EDITOR", "true")
-        await pilot.press("e")  # a test has no terminal to hand over
-        await until(pilot, lambda: "This terminal cannot be handed to an editor" in said(pilot, "flash"), "why not")
-
-
-async def test_a_chart_is_copied_to_the_clipboard_and_a_file_that_is_named(trained_run: RunFolder) -> None:
-    async with app(trained_run).run_test(size=(120, 40)) as pilot:
-        await opened(pilot)
-        await pilot.press("c", "c", "c", "w", "x")
-        await until(pilot, lambda: "Copied 51 rows of learning rate to" in said(pilot, "flash"), "the copy")
-        path = Path(said(pilot, "flash").rpartition(" to ")[2])
-        assert path.parent == trained_run.run.folder / "copied"
-        lines = path.read_text().splitlines()
-        assert (lines[0], lines[1].split(",")[0], lines[-1].split(",")[0]) == ("step,learning_rate", "70", "120")
-        assert pilot.app.clipboard.splitlines() == lines
-        await pilot.press("X")
-        await until(pilot, lambda: "loradeck attach" in pilot.app.clipboard, "the command")
-        assert f"to {trained_run.run.folder / 'copied' / 'command.txt'}" in said(pilot, "flash")
-
-
-@BOTH_SIZES
-async def test_the_cursor_reads_out_a_step_and_leaves_with_escape(
-    trained_run: RunFolder, size: tuple[int, int]
-) -> None:
-    async with app(trained_run).run_test(size=size) as pilot:
-        await opened(pilot)
-        await pilot.press("v", "left", "shift+left")
-        assert "step 1" in chart(pilot).splitlines()[0]
-        line = said(pilot, "measurements").splitlines()[0]
-        assert line.startswith("step 1")
-        assert "   lr 1." in line.replace("  ", "   ")
-        assert "eval 1.204 at 100" in chart(pilot).splitlines()[0] + line
-        await pilot.press("escape")
-        await pilot.pause()
-        assert "lr 1.2e-4" in said(pilot, "measurements")
-        assert isinstance(pilot.app.screen, MonitorScreen)
-        await pilot.press("plus", "plus", "left")
-        assert "steps 82 to 112" in chart(pilot).splitlines()[0]
-        await pilot.press("w")
-        assert "steps" not in chart(pilot).splitlines()[0]
-
-
-async def test_what_ails_a_run_is_told_with_what_to_do(trained_run: RunFolder) -> None:
-    async with app(trained_run, now=lambda: NOW - 440).run_test(size=(120, 40)) as pilot:
-        await opened(pilot)
-        for step in range(121, 125):
-            trained_run.trainer.write("step", time=BEGAN + 20 + step, step=step, loss=None, step_time_s=1.0)
-        await until(pilot, lambda: "! loss not a number" in said(pilot, "measurements"), "the word")
-        (line,) = [line for line in said(pilot, "events").splitlines() if "not a number since step 121" in line]
-        assert " → " in line
-
-
-def continued(parent: RunFolder, new_run: Callable[..., RunFolder]) -> RunFolder:
-    child = new_run("20261124-060000-smollm2-135m-instruct-c3d4", live=True)
-    section = {"run": parent.run.id, "checkpoint": "checkpoint-100"}
-    child.run.spec_path.write_text(json.dumps({"parent": section}))
-    child.status(parent=parent.run.id)
-    child.plan()
-    for step in range(101, 111):
-        child.trainer.write("step", time=BEGAN + 1000 + step, step=step, loss=0.5)
-    return child
-
-
-async def test_a_child_shows_its_parents_curve_and_leads_there(
-    trained_run: RunFolder, new_run: Callable[..., RunFolder]
-) -> None:
-    child = continued(trained_run, new_run)
-    async with app(child).run_test(size=(120, 40)) as pilot:
-        await opened(pilot)
-        assert monitor(pilot).state.joins == [100]
-        assert "┊" in chart(pilot)
-        assert f"continues {trained_run.run.id} from checkpoint-100" in said(pilot, "events")
-        await pilot.press("u")
-        await until(pilot, lambda: monitor(pilot).watched == trained_run.run, "the parent")
-
-
-async def test_a_run_that_was_continued_leads_to_its_child(
-    trained_run: RunFolder, new_run: Callable[..., RunFolder]
-) -> None:
-    child = continued(trained_run, new_run)
-    trained_run.status(state="failed", cause="oom", message="m", continued_by=child.run.id)
-    async with app(trained_run).run_test(size=(120, 40)) as pilot:
-        await opened(pilot)
-        assert f"enter goes to the run that continues it ({child.run.id})" in said(pilot, "notice")
-        assert isinstance(pilot.app.screen, MonitorScreen)
-        assert monitor(pilot).watched == trained_run.run
-        await pilot.press("enter")
-        await until(pilot, lambda: monitor(pilot).watched == child.run, "the child")
-
-
-async def test_a_run_that_is_continued_while_one_watches_takes_one_along(
-    trained_run: RunFolder, new_run: Callable[..., RunFolder]
-) -> None:
-    async with app(trained_run).run_test() as pilot:
-        await opened(pilot)
-        child = continued(trained_run, new_run)
-        trained_run.supervisor.write("retry", time=NOW, attempt=1, child=child.run.id, remedies=["batch"], changes={})
-        trained_run.status(state="failed", cause="oom", message="m", continued_by=child.run.id)
-        await until(pilot, lambda: monitor(pilot).watched == child.run, "the child")
-        assert not isinstance(pilot.app.screen, OomScreen)
-
-
-async def test_the_ways_out_of_memory_open_by_themselves_once_and_again_with_enter(trained_run: RunFolder) -> None:
-    async with app(trained_run).run_test() as pilot:
-        await opened(pilot)
-        trained_run.trainer.write("oom", time=BEGAN + 200, phase="backward", step=120)
-        await until(pilot, lambda: "its supervisor looks for a way out" in said(pilot, "notice"), "what is going on")
-        trained_run.status(state="failed", cause="oom", message="Out of memory in the backward pass at step 120.")
-        await until(pilot, lambda: isinstance(pilot.app.screen, OomScreen), "the ways out")
-        await pilot.press("escape")
-        await until(pilot, lambda: isinstance(pilot.app.screen, MonitorScreen), "the monitor again")
-        assert "enter shows the ways out" in said(pilot, "notice")
-        trained_run.supervisor.write("warning", time=BEGAN + 300, code="c", message="later", hint="")
-        await until(pilot, lambda: "later" in said(pilot, "events"), "another look at the run")
-        assert isinstance(pilot.app.screen, MonitorScreen)
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, OomScreen), "the ways out again")
-
-
-async def test_layers_that_are_not_there_lead_to_the_plan(new_run: Callable[..., RunFolder]) -> None:
-    folder = new_run()
-    folder.run.spec_path.write_text("model: {name_or_path: nowhere}\ndata: {train: rows.jsonl}\n")
-    folder.status(state="failed", cause="bad-spec", message="lora.target_modules: no module is called foo.")
-    async with app(folder, inspector=KnownModels()).run_test(size=(120, 40)) as pilot:
-        await opened(pilot)
-        assert "enter opens the plan" in said(pilot, "notice")
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, PlanScreen), "the plan")
-
-
-@pytest.mark.parametrize(
-    ("cause", "message", "says"),
-    [
-        ("disk-full", "The disk is full. Free some space, then resume.", "Free some space"),
-        ("nan-loss", "The loss was not a number for 3 steps in a row.", "learning rate is the first suspect"),
-        ("killed", "The trainer was killed by signal 9 (SIGKILL).", "What was saved is intact"),
-    ],
-)
-async def test_every_cause_has_words_of_its_own(
-    new_run: Callable[..., RunFolder], cause: str, message: str, says: str
-) -> None:
-    folder = new_run()
-    folder.status(state="failed", cause=cause, message=message)
-    async with app(folder).run_test() as pilot:
-        await opened(pilot)
-        assert message in said(pilot, "notice")
-        assert says in said(pilot, "notice")
-        assert f"loradeck resume {folder.run.id}" in said(pilot, "notice")
-
-
-async def test_a_long_run_is_sketched_at_once_and_read_meanwhile(
-    new_run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feed, "SKETCH_FROM_BYTES", 2**20)
-    folder = new_run()
-    folder.status(state="finished", step=40_000)
-    folder.steps(1, 40_000)
-    async with app(folder).run_test(size=(120, 40)) as pilot:
-        seen: list[tuple[int, str]] = []
-
-        def is_drawn() -> bool:
-            if "smoothed" in chart(pilot):
-                seen.append((len(monitor(pilot).state.series["loss"]), said(pilot, "progress")))
-            return bool(seen)
-
-        await until(pilot, is_drawn, "the first drawing")
-        assert seen[0][0] < 10_000
-        assert "reading the run" in seen[0][1]
-        await opened(pilot)
-        assert len(monitor(pilot).state.series["loss"]) == 40_000
-        await until(pilot, lambda: "✓ finished   step 40,000" in said(pilot, "progress"), "it is drawn anew")
+        for _ in range(3):
+            await pilot.press("f1")
+            await until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen), "help is open")
+            await pilot.press("escape")
+            await until(pilot, lambda: isinstance(pilot.app.screen, MonitorScreen), "help is closed")
+        await pilot.pause(0.2)
+        gc.collect()
+        kept = [each for each in gc.get_objects() if isinstance(each, Widget) and not each.is_attached]
+        assert kept == []

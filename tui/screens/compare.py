@@ -12,7 +12,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
-from textual.widgets import Footer
 
 from engine.runs.store import Run
 from tui.background import result_of
@@ -25,6 +24,7 @@ from tui.listing.curves import CurveReader
 from tui.listing.lineage import Descent, as_trees, family, read_descent
 from tui.widgets.chart import Chart
 from tui.widgets.compare_table import CompareTable
+from tui.widgets.key_line import KeyLine
 from tui.widgets.tab_line import TabLine
 from tui.widgets.words import Words
 
@@ -98,7 +98,7 @@ class CompareScreen(Screen[None]):
             yield self._what
         yield self._chart
         yield self._table
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self._table.focus()

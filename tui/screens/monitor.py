@@ -15,7 +15,6 @@ from textual.content import Content
 from textual.message import Message
 from textual.screen import ModalScreen, Screen
 from textual.timer import Timer
-from textual.widgets import Footer
 
 from engine.runs import control
 from engine.runs.control import Request
@@ -32,6 +31,7 @@ from tui.watching.next_step import NextStep, next_step
 from tui.watching.notice_words import notice
 from tui.watching.state import RunState
 from tui.widgets.chart_panel import TWO_FROM, ChartPanel
+from tui.widgets.key_line import KeyLine
 from tui.widgets.line import Line
 from tui.widgets.log_pane import MOST_LINES, LogPane
 from tui.widgets.progress import ProgressLine
@@ -102,7 +102,7 @@ class MonitorScreen(Screen[None]):
         self._prompt = Prompt(id="prompt")
         self._flash = Words(id="flash")
         self._flash_timer: Timer | None = None
-        self._footer = Footer(show_command_palette=False)
+        self._footer = KeyLine()
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="title"):

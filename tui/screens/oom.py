@@ -15,7 +15,6 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Footer
 
 from engine.memory.ways_out.after_oom import NoWayOut, Shortage
 from engine.memory.ways_out.remedies import Remedy
@@ -31,6 +30,7 @@ from tui.out_of_memory.remedy_choice import RemedyChoice
 from tui.out_of_memory.work import Abandoned, Looked, Price
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.oom_snapshot import SnapshotScreen
+from tui.widgets.key_line import KeyLine
 from tui.widgets.line import Line
 from tui.widgets.remedy_list import RemedyList, RemedyRow
 from tui.widgets.tab_line import TabLine
@@ -112,7 +112,7 @@ class OomScreen(Screen[Run | None]):
         self._detail = Line(id="detail")
         self._choice_line = Line(id="choice")
         self._said = Line(id="said")
-        self._footer = Footer(show_command_palette=False)
+        self._footer = KeyLine()
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="title"):

@@ -14,7 +14,6 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.timer import Timer
-from textual.widgets import Footer
 
 from engine.architecture import Architecture
 from engine.checks import Problem
@@ -29,6 +28,7 @@ from tui.screens.plan_dialogs import ALL_LINEAR
 from tui.screens.plan_prompts import PlanPrompts
 from tui.screens.plan_start import PlanStart
 from tui.widgets.field_help import FieldHelp
+from tui.widgets.key_line import KeyLine
 from tui.widgets.line import Line
 from tui.widgets.memory_bar import MemoryBar
 from tui.widgets.module_tree import ModuleTree
@@ -113,7 +113,7 @@ class PlanScreen(PlanStart):
         self._help = FieldHelp(id="field-help")
         self._totals = Line(id="totals")
         self.memory = MemoryBar(glyphs, id="memory")
-        self._footer = Footer(show_command_palette=False)
+        self._footer = KeyLine()
         self._prompts = PlanPrompts(draft, self._tree, self._prompt)
 
     def compose(self) -> ComposeResult:

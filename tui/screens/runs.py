@@ -15,7 +15,6 @@ from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import Footer
 
 from tui.background import result_of
 from tui.glyphs import Glyphs
@@ -27,6 +26,7 @@ from tui.listing.lineage import Descent, as_trees, read_descent
 from tui.listing.order import ORDERS, in_order
 from tui.screens import runs_actions
 from tui.screens.runs_actions import MOST_COMPARED
+from tui.widgets.key_line import KeyLine
 from tui.widgets.line import Line
 from tui.widgets.prompt import Prompt
 from tui.widgets.run_table import RunTable
@@ -113,7 +113,7 @@ class RunsScreen(Screen[None]):
         yield self._prompt
         yield self._flash
         yield self._detail
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self._table.focus()

@@ -11,11 +11,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer
 
 from tui.glyphs import Glyphs
 from tui.watching.event_words import answers
 from tui.watching.state import Sample
+from tui.widgets.key_line import KeyLine
 from tui.widgets.tab_line import TabLine
 from tui.widgets.words import Words
 
@@ -47,7 +47,7 @@ class SamplesScreen(Screen[None]):
         with VerticalScroll(id="samples"):
             for prompt in shown:
                 yield Words(self._words(prompt), classes="sample")
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def _words(self, samples: list[Sample]) -> Content:
         first, plain = samples[0], self.glyphs.plain

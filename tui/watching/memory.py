@@ -27,6 +27,8 @@ SAME_S = 10.0
 """Of PyTorch's figures that do not change, one in so many seconds is enough for a line."""
 MOST_FIGURES = 4000
 """While what the allocator has taken stays the same, so many figures of what it has given out are enough for a run."""
+MOST_WAITING = 20_000
+"""Figures that wait for a sample of their time: seconds' worth. A run without any samples keeps no more."""
 MOST_MARKS = 400
 FIRST_MARKS = 20
 """Of too many marks the first ones, which hold loading and the first steps, and the newest stay."""
@@ -171,7 +173,7 @@ class MemoryHistory:
         self.disk_free_bytes: int | None = None
         """Of the disk that the run writes to."""
         self._clock = RunClock()
-        self._waiting_figures: deque[_OwnFigures] = deque()
+        self._waiting_figures: deque[_OwnFigures] = deque(maxlen=MOST_WAITING)
         """Those later than the newest sample: only samples tell where on the run's time a moment is."""
         self._waiting_states: deque[tuple[float, State]] = deque(maxlen=MOST_MARKS)
         self._figures_at: float | None = None
