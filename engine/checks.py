@@ -155,6 +155,9 @@ def impossible_combinations(spec: RunSpec) -> Iterator[Problem]:
         )
     if data.eval is not None and data.eval_fraction:
         yield Problem("data.eval_fraction", "there is a file in data.eval already", "keep one of the two")
+    if data.eval_split is not None and (data.eval is not None or data.eval_fraction):
+        other = "data.eval" if data.eval is not None else "data.eval_fraction"
+        yield Problem("data.eval_split", f"{other} says already what is held out", "keep one of the two")
     if training.eval_strategy != "no" and not spec.has_eval:
         yield Problem("training.eval_strategy", "no rows are held out", "set data.eval or data.eval_fraction")
     if training.eval_on_start and not spec.has_eval:
@@ -179,8 +182,6 @@ def impossible_combinations(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("data.assistant_only_loss", f"rows of format {data.format} have no turns", "write false")
     if data.assistant_only_loss and data.completion_only_loss is False:
         yield Problem("data.completion_only_loss", "false contradicts assistant_only_loss: true", "keep one of the two")
-    if data.assistant_only_loss and data.packing:
-        yield Problem("data.packing", "a packed block may cut a turn in two with assistant_only_loss", "write false")
     limit_bytes = spec.hardware.memory_limit_bytes
     if limit_bytes is not None and limit_bytes < LEAST_LIMIT_BYTES:
         yield Problem(

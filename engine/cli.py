@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 the input is wrong, 3 out of memory, 130 stopped
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.cli_data import data
 from engine.cli_memory import estimate, fit
 from engine.cli_output import AsJson, console, fail, print_json, printable, wrong_input_explained
 from engine.cli_runs import app as runs_app
@@ -21,7 +23,11 @@ from engine.cli_watch import Detach, OpenApp, end, followed, launched, watch_or_
 
 if TYPE_CHECKING:
     from engine.architecture import Architecture
+    from engine.data.client import Progress as ScanProgress
     from engine.spec import RunSpec
+
+QUICK_S = 1.0
+"""What is done sooner shows no progress."""
 
 app = typer.Typer(
     help="A terminal workbench for QLoRA fine-tuning. Without a command it opens the app.",
@@ -165,6 +171,7 @@ def targets(
     typer.echo(f"{trainable:,} trainable parameters, {share:.2%} of {architecture.total_parameters:,}")
 
 
+app.command()(data)
 app.command()(estimate)
 app.command()(fit)
 
@@ -231,6 +238,7 @@ def _prepared(spec: RunSpec, folder: Path, as_json: bool) -> RunSpec:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    started_s = time.monotonic()
     with Progress(*columns, console=console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
@@ -239,7 +247,11 @@ def _prepared(spec: RunSpec, folder: Path, as_json: bool) -> RunSpec:
                 tasks[label] = bars.add_task(label, total=total)
             bars.update(tasks[label], completed=done, total=total)
 
-        return prepare(spec, folder, progress)
+        def on_data(scanned: ScanProgress) -> None:
+            if time.monotonic() - started_s > QUICK_S:
+                progress("Checking every row", scanned.done, scanned.total)
+
+        return prepare(spec, folder, progress, on_data)
 
 
 def _architecture(model: str, revision: str | None, as_json: bool) -> Architecture:

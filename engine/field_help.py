@@ -212,7 +212,7 @@ HELP: dict[str, Help] = {
     ),
     "data.train": Help(
         typical="a few hundred rows for a style, a few thousand for a task, more for knowledge",
-        memory="host memory for the rows; of the GPU, only the longest row matters",
+        memory="rows stay on disk; of the GPU, only the longest row matters",
         training="Quality beats amount: 9,000 good rows beat 450,000 of another set in the paper's chat tests.",
         source=f"{QLORA}, section 5",
     ),
@@ -227,6 +227,37 @@ HELP: dict[str, Help] = {
         memory="none",
         training="The rows held out are not learnt from. Set eval_strategy, or they are never measured.",
         source="Loradeck: held out by a hash of each row",
+    ),
+    "data.name": Help(
+        typical="unset, unless the hub's page of the dataset names several",
+        memory="none",
+        training="None beyond the choice of rows.",
+        source="datasets docs, load_dataset",
+    ),
+    "data.split": Help(
+        typical="train",
+        memory="none",
+        training="None beyond the choice of rows.",
+        source="datasets docs, load_dataset",
+    ),
+    "data.eval_split": Help(
+        typical="validation, or test where there is no other; unset for files",
+        memory="an evaluation pass holds no gradients",
+        training="None, but time.",
+        source="datasets docs, load_dataset",
+    ),
+    "data.on_bad_row": Help(
+        typical="error: look at what is wrong first; skip once you know it",
+        memory="none",
+        training="Skipped rows are not learnt from. The report counts them by kind.",
+        source="Loradeck",
+    ),
+    "data.chat_template_path": Help(
+        typical="unset: the model's own; chatml for a base model that has none",
+        memory="none; markers that are no tokens of the model take some more tokens a row",
+        training="The model answers best in the form it was trained in: another template for a chat model makes it "
+        "unlearn the old one first.",
+        source="trl docs, SFTConfig.chat_template_path",
     ),
     "data.format": Help(
         typical="auto",
@@ -256,9 +287,9 @@ HELP: dict[str, Help] = {
         source=f"{TRL}; Shi et al. 2024, arXiv:2405.14394",
     ),
     "data.assistant_only_loss": Help(
-        typical="yes for conversations of many turns",
+        typical="unset: every turn; no to learn the last answer only",
         memory="none",
-        training="More is learnt from each row. Without it only the last turn of a conversation is.",
+        training="More is learnt from each row than from its last turn alone.",
         source=TRL,
     ),
     "data.samples": Help(
@@ -394,7 +425,7 @@ HELP: dict[str, Help] = {
         source=NEFTUNE,
     ),
     "training.train_sampling_strategy": Help(
-        typical="random; group_by_length for rows of very different length",
+        typical="group_by_length; random where rows are all about as long",
         memory="the same peak; with group_by_length the longest batch comes first, so what does not fit fails at once",
         training="Less padding: 1.26 times the tokens a second on GSM8K at batch 4. The loss curve swings more.",
         source=f"{QLORA}, appendix B; {TRAINER}",

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from engine import architecture_cache
 from engine.catalog import ModelUnavailable, Progress, find_config
 from engine.checks import InvalidSpec, Problem, impossible_combinations
+from engine.data import client
+from engine.data.sources import is_path_like
 from engine.hardware import Gpu, visible_gpus
-from engine.rows import load_rows
 from engine.spec import RunSpec
 from engine.targets import problems_with
 
 
-def prepare(spec: RunSpec, folder: Path, progress: Progress | None = None) -> RunSpec:
-    """`spec` with absolute paths and no `auto` left, its model found and its data read through once.
+def prepare(
+    spec: RunSpec,
+    folder: Path,
+    progress: Progress | None = None,
+    on_data: Callable[[client.Progress], None] | None = None,
+) -> RunSpec:
+    """`spec` with absolute paths and no `auto` left, its model found and every row of its data checked.
 
-    `folder` is what relative paths start from. Raises InvalidSpec with every problem found.
+    `folder` is what relative paths start from; `on_data` is told how far the check is. Raises InvalidSpec with every
+    problem found.
     """
     problems: list[Problem] = []
     resolved = with_absolute_paths(spec, folder)
@@ -25,9 +33,12 @@ def prepare(spec: RunSpec, folder: Path, progress: Progress | None = None) -> Ru
     except InvalidSpec as error:
         problems += error.problems
     try:
-        load_rows(resolved.data, resolved.training.seed)
+        report = client.scan(resolved.data, resolved.training.seed, on_data)
+        problems += client.problems_of(report, resolved.data)
     except InvalidSpec as error:
         problems += error.problems
+    except client.DataError as error:
+        problems.append(Problem("data.train", str(error)))
     try:
         source, config_path = find_config(resolved.model.name_or_path, resolved.model.revision, progress, True)
         architecture = architecture_cache.read(architecture_cache.key(config_path), source.name_or_path)
@@ -50,15 +61,20 @@ def _with(spec: RunSpec, section: str, **values: object) -> RunSpec:
 
 
 def with_absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
-    """`spec` with paths that start at `folder` made absolute; a name that is no folder there stays a hub id."""
+    """`spec` with paths that start at `folder` made absolute; a name that means nothing there stays a hub id."""
 
-    def absolute(paths: str | list[str]) -> str | list[str]:
-        if isinstance(paths, list):
-            return [str((folder / Path(path).expanduser()).absolute()) for path in paths]
-        return str((folder / Path(paths).expanduser()).absolute())
+    def absolute(name: str) -> str:
+        return str((folder / Path(name).expanduser()).absolute()) if is_path_like(name, folder) else name
+
+    def all_absolute(names: str | list[str] | None) -> str | list[str] | None:
+        return [absolute(name) for name in names] if isinstance(names, list) else names and absolute(names)
 
     data, name = spec.data, spec.model.name_or_path
-    spec = _with(spec, "data", train=absolute(data.train), eval=None if data.eval is None else absolute(data.eval))
+    template = data.chat_template_path
+    if template is not None and (folder / Path(template).expanduser()).exists():
+        template = str((folder / Path(template).expanduser()).absolute())
+    names = {"train": all_absolute(data.train), "eval": all_absolute(data.eval)}
+    spec = _with(spec, "data", **names, chat_template_path=template)
     beside_spec = folder / Path(name).expanduser()
     if name == "demo" or not beside_spec.is_dir():
         return spec

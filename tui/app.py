@@ -48,16 +48,19 @@ class LoradeckApp(App[None]):
     CSS_PATH: ClassVar[list[str | PurePath]] = [
         "app.tcss",
         "screens/compare.tcss",
+        "screens/data.tcss",
         "screens/dialog.tcss",
         "screens/monitor.tcss",
         "screens/oom.tcss",
         "screens/plan.tcss",
         "screens/runs.tcss",
         "widgets/chart.tcss",
+        "widgets/length_histogram.tcss",
         "widgets/module_tree.tcss",
         "widgets/prompt.tcss",
         "widgets/remedy_list.tcss",
         "widgets/run_table.tcss",
+        "widgets/token_view.tcss",
     ]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "show('plan')", "plan", show=False, id="app.plan", tooltip="Choose layers and settings."),

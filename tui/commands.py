@@ -36,6 +36,7 @@ def _plan_commands(screen: PlanScreen) -> Iterator[SystemCommand]:
     actions: list[tuple[str, str, Callable[[], object]]] = [
         ("Start", "Check everything, then train", screen.action_start),
         ("Choose a model", "Recent ones, the hub's cache, a folder, or a hub id", screen.action_model),
+        ("Data", "Rows as the model sees them, their lengths, what is wrong with them", screen.action_data),
         ("Fit to card", "Settings that fit the memory that is free", screen.action_fit),
         ("Presets", "Settings for a card or a goal", screen.action_cards),
         ("Save", "Write the settings as YAML", screen.action_save),

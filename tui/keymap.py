@@ -19,6 +19,7 @@ TOGETHER = (
     ("app", "runs"),
     ("app", "oom", "remedies"),
     ("app", "compare"),
+    ("app", "data", "tokens"),
 )
 """Parts of the app whose keys can be pressed at the same time, as binding ids begin."""
 

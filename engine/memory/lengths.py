@@ -6,11 +6,17 @@ import hashlib
 import json
 import os
 from bisect import bisect_right
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.catalog import cache_folder
+from engine.checks import InvalidSpec
+from engine.data import client
+from engine.data.lengths import RowLengths
+from engine.data.sources import sources_of
 from engine.inspector import Inspector, InspectorError
 from engine.memory.request import Batch
 from engine.runs.store import write_atomically
@@ -53,7 +59,24 @@ class Lengths:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Lengths:
-        return cls(tuple(raw["tokens"]), raw["rows"], raw["labelled_share"])
+        """Of what `to_json` wrote, or the inspector replied."""
+        return cls._of(raw["tokens"], raw["rows"], raw["labelled_share"])
+
+    @classmethod
+    def of_rows(cls, lengths: RowLengths) -> Lengths:
+        return cls._of(lengths.tokens, lengths.rows, sum(lengths.learnt) / max(1, sum(lengths.tokens)))
+
+    @classmethod
+    def _of(cls, tokens: Iterable[int], rows: int, labelled_share: float) -> Lengths:
+        """Rows without a token, which a chat template refused, are none.
+
+        Raises ValueError where there are no others.
+        """
+        ordered = sorted(tokens)
+        empty = bisect_right(ordered, 0)
+        if empty == len(ordered):
+            raise ValueError("no row has tokens")
+        return cls(tuple(ordered[empty:]), rows - empty, labelled_share)
 
 
 def row_tokens(spec: RunSpec, lengths: Lengths | None) -> int:
@@ -90,42 +113,47 @@ def measured(spec: RunSpec, inspector: Inspector) -> Lengths | None:
     """
     if (lengths := kept(spec)) is not None:
         return lengths
-    path = _path(spec)
     try:
-        raw = inspector.request("lengths", LENGTHS_TIMEOUT_S, spec=spec.model_dump())
-    except InspectorError:
+        lengths = Lengths.from_json(inspector.request("lengths", LENGTHS_TIMEOUT_S, spec=spec.model_dump()))
+    except (InspectorError, ValueError):
         return None
-    try:
+    with suppress(OSError, InvalidSpec):  # it is measured again the next time
+        path = _path(spec)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(raw).encode())
-    except OSError:
-        pass  # it is measured again the next time
-    return Lengths.from_json(raw)
+        write_atomically(path, json.dumps(lengths.to_json()).encode())
+    return lengths
 
 
 def kept(spec: RunSpec) -> Lengths | None:
-    """Lengths that were measured before, while files and tokenizer are the same; None where none were."""
+    """Lengths that were measured before, while files and tokenizer are the same; None where none were.
+
+    Those of all rows are better than those of a sample.
+    """
     try:
+        if (exact := client.kept_lengths(spec)) is not None:
+            return Lengths.of_rows(exact)
         return Lengths.from_json(json.loads(_path(spec).read_bytes()))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, InvalidSpec):
         return None
 
 
 def what_decides(spec: RunSpec) -> str:
     """What of a spec the lengths depend on, beside what the files hold."""
-    data = spec.data.model_dump(exclude={"eval", "max_length", "packing", "packing_strategy", "samples"})
+    without = {"eval", "eval_split", "max_length", "packing", "packing_strategy", "samples", "samples_max_new_tokens"}
+    data = spec.data.model_dump(exclude=without)
     return json.dumps([data, spec.model.name_or_path, spec.model.revision, spec.training.seed], sort_keys=True)
 
 
 def _path(spec: RunSpec) -> Path:
-    return cache_folder() / "lengths" / f"{_key(spec)}.json"
-
-
-def _key(spec: RunSpec) -> str:
-    train = [spec.data.train] if isinstance(spec.data.train, str) else spec.data.train
-    files = [Path(name) for name in train] + sorted(Path(spec.model.name_or_path).glob("*token*"))
-    stamps = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := _stat(file))]
-    return hashlib.sha256(f"{what_decides(spec)} {stamps}".encode()).hexdigest()
+    """Where a sample's lengths are kept. Raises InvalidSpec and OSError for data that is not there."""
+    sources, _ = sources_of(spec.data)
+    files = sorted(Path(spec.model.name_or_path).glob("*token*"))
+    if spec.data.chat_template_path is not None:
+        files.append(Path(spec.data.chat_template_path))
+    stamps = [list(source.stamp()) for source in sources]
+    stamps += [[str(file), stat.st_size, stat.st_mtime_ns] for file in files if (stat := _stat(file))]
+    key = hashlib.sha256(f"{what_decides(spec)} {stamps}".encode()).hexdigest()
+    return cache_folder() / "lengths" / f"{key}.json"
 
 
 def _stat(file: Path) -> os.stat_result | None:

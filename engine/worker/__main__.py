@@ -27,7 +27,12 @@ def main(arguments: list[str]) -> int:
         from engine.worker.serve import main as serve
 
         return serve()
-    print("usage: python -m engine.worker train RUN_DIR | convert GGUF FOLDER | probe | inspect", file=sys.stderr)
+    if task == "data":
+        from engine.worker.data.main import main as data
+
+        return data()
+    tasks = "train RUN_DIR | convert GGUF FOLDER | probe | inspect | data"
+    print(f"usage: python -m engine.worker {tasks}", file=sys.stderr)
     return 2
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,9 +11,9 @@ from typing import Any, Literal
 import torch
 from bitsandbytes.functional import has_avx512bf16
 from bitsandbytes.nn import Linear4bit
-from transformers import PreTrainedTokenizerBase
 
-from engine.rows import Row
+from engine.data.shapes import Example
+from engine.worker.data.encode import Encoder, RowRefused
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,28 @@ class Sample:
     completion: str
 
 
-def answer_both(
-    model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Row], max_new_tokens: int
-) -> Iterator[Sample]:
-    """Greedy answers to `rows`, first by the base (adapter switched off), then by the adapter. Training is over."""
-    prompts = [_split(row) for row in rows]
-    inputs = _batch(tokenizer, [prompt for prompt, _ in prompts]).to(model.device)
+@dataclass(frozen=True)
+class Question:
+    """What is asked, as the model gets it, and what a person is shown of it."""
+
+    text: str
+    shown: str
+    expected: str
+
+
+def answer_both(model: Any, encoder: Encoder, examples: Iterable[Example], max_new_tokens: int) -> Iterator[Sample]:
+    """Greedy answers to `examples`, first by the base (adapter switched off), then by the adapter. Training is over."""
+    questions = [question for example in examples if (question := question_of(encoder, example)) is not None]
+    if not questions:
+        return
+    tokenizer = encoder.tokenizer
+    inputs = tokenizer(
+        [question.text for question in questions],
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+        add_special_tokens=encoder.template.text is None,  # a chat template writes them itself
+    ).to(model.device)
     model.eval()
     _allow_fast_cpu_inference(model)
     for who in ("base", "adapter"):
@@ -47,36 +64,38 @@ def answer_both(
                 pad_token_id=tokenizer.pad_token_id,
             )
         completions = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for index, ((prompt, expected), completion) in enumerate(zip(prompts, completions, strict=True)):
-            yield Sample(index, _shown(prompt), expected, who, completion.strip())
+        for index, (question, completion) in enumerate(zip(questions, completions, strict=True)):
+            yield Sample(index, question.shown, question.expected, who, completion.strip())
 
 
-def _split(row: Row) -> tuple[str | list[dict[str, str]], str]:
-    """A row's prompt and the answer that it expects."""
-    if "messages" in row:
-        return row["messages"][:-1], row["messages"][-1]["content"]
-    if "text" in row:
-        words = row["text"].split(" ")
+def question_of(encoder: Encoder, example: Example) -> Question | None:
+    """What comes before the last answer that is learnt; None where there is nothing before it, or the chat template
+    does not write it alone."""
+    if "text" in example:
+        words = example["text"].split(" ")
         half = max(1, len(words) // 2)
-        return " ".join(words[:half]), " ".join(words[half:])
-    completion = row["completion"]
-    return row["prompt"], completion if isinstance(completion, str) else completion[-1]["content"]
+        prompt = " ".join(words[:half])
+        return Question(prompt, prompt, " ".join(words[half:]))
+    if "prompt" in example:
+        return Question(example["prompt"], example["prompt"], example["completion"])
+    turns = example["messages"]
+    answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+    wanted = [place for place in answers if turns[place].get("train", True)] or answers
+    if not wanted or wanted[-1] == 0:
+        return None
+    before, answer = turns[: wanted[-1]], turns[wanted[-1]]
+    try:
+        text, _ = encoder.render(before, example, asks=True)
+    except RowRefused:
+        return None
+    return Question(text, _words(before[-1]), _words(answer))
 
 
-def _shown(prompt: str | list[dict[str, str]]) -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
-
-
-def _batch(tokenizer: PreTrainedTokenizerBase, prompts: list[str | list[dict[str, str]]]) -> Any:
-    texts = [
-        prompt
-        if isinstance(prompt, str)
-        else tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        for prompt in prompts
-    ]
-    # A chat template writes the special tokens itself.
-    templated = not isinstance(prompts[0], str)
-    return tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=not templated)
+def _words(turn: dict[str, Any]) -> str:
+    """What a turn says, or calls."""
+    calls = turn.get("tool_calls") or []
+    said = [turn.get("content") or "", *(json.dumps(call, ensure_ascii=False) for call in calls)]
+    return "\n".join(filter(None, said))
 
 
 def _allow_fast_cpu_inference(model: torch.nn.Module) -> None:

@@ -44,14 +44,16 @@ def load_tasks() -> dict[str, Task]:
     gc.freeze()
     gc.enable()
     tasks: dict[str, Task] = {"architecture": describe_folder, "warm": _warm, "trace": _trace, "lengths": _lengths}
-    return {"ping": lambda request: None, **tasks}
+    data_tasks: dict[str, Task] = {"data_preview": _data_preview, "data_notes": _data_notes}
+    return {"ping": lambda request: None, **tasks, **data_tasks}
 
 
 def _warm(request: dict[str, Any]) -> None:
-    """Import what a trace and the lengths need, so that the first one need not wait for it."""
+    """Import what a trace, the lengths and a look at rows need, so that the first one need not wait for it."""
     if "engine.worker.trace.task" in sys.modules:
         return
     gc.disable()
+    import engine.worker.data.preview
     import engine.worker.trace.task  # noqa: F401
 
     gc.freeze()  # also for the forks: what is never looked at is never copied
@@ -70,6 +72,18 @@ def _lengths(request: dict[str, Any]) -> Any:
     from engine.worker.lengths import measure
 
     return measure(request)
+
+
+def _data_preview(request: dict[str, Any]) -> Any:
+    from engine.worker.data.preview import preview
+
+    return preview(request)
+
+
+def _data_notes(request: dict[str, Any]) -> Any:
+    from engine.worker.data.notes import notes
+
+    return notes(request)
 
 
 def answer(line: str, tasks: dict[str, Task]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from transformers import AutoConfig, PrinterCallback
@@ -15,20 +16,21 @@ from trl import SFTConfig
 from engine import architecture_cache
 from engine.checks import read_spec
 from engine.memory.footprint import Footprint
-from engine.rows import Rows, load_rows
 from engine.runs import prediction
 from engine.runs.events import EventWriter
 from engine.runs.store import Cause, Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
 from engine.targets import problems_with
 from engine.worker.callbacks import Reporter, Steering
-from engine.worker.data import check_chat_template, to_dataset, turns_left_out
+from engine.worker.data.packing import check_rows_stay_apart
+from engine.worker.data.run_data import RunData, load_data, warnings_of
+from engine.worker.data.template import apply_to
 from engine.worker.failures import EXIT_CODES, BadSpec, explain
 from engine.worker.inspect import describe
 from engine.worker.limit import keep_within_limit, large_blocks_apart, lift_limit
 from engine.worker.measured import Measured
 from engine.worker.meta import NotInspectable
-from engine.worker.model import is_quantized, load_model, load_tokenizer, lora_config
+from engine.worker.model import give_freed_heap_back, is_quantized, load_model, lora_config
 from engine.worker.moment import Moment
 from engine.worker.oom import shortfall
 from engine.worker.oom_event import let_go, oom_fields, record_history, save_snapshot
@@ -76,14 +78,15 @@ class Training:
         """
         spec = self.spec = read_spec(self.run.spec_path)
         self.libraries_bytes = own_memory().resident_bytes
-        keep_within_limit(spec)
         remove_unfinished_saves(self.run)
         checkpoint = self.run.newest_checkpoint()
         resumed = {} if checkpoint is None else {"resumed_from_step": checkpoint_step(checkpoint)}
         self.reporter.state("loading", **resumed)
-
-        rows = load_rows(spec.data, spec.training.seed)
-        trainer = self.trainer = self.set_up(spec, rows)
+        check_targets(spec)
+        data = load_data(spec, self.requests.stop_if_asked)
+        give_freed_heap_back()
+        keep_within_limit(spec)
+        trainer = self.trainer = self.set_up(spec, data)
         self.requests.stop_if_asked()
         predicted = prediction.read(self.run)
         self.announce(spec, predicted)
@@ -106,14 +109,14 @@ class Training:
             measured.record("end")
             return False
 
-        self.finish(spec, rows, measured)
+        self.finish(spec, data, measured)
         return True
 
-    def set_up(self, spec: RunSpec, rows: Rows) -> DeckTrainer:
-        """Load tokenizer and model, put the adapters on, and make the trainer."""
-        check_targets(spec)
-        tokenizer = load_tokenizer(spec)
-        check_chat_template(rows, tokenizer)
+    def set_up(self, spec: RunSpec, data: RunData) -> DeckTrainer:
+        """Load the model, put the adapters on, and make the trainer."""
+        self.tell_about_data(spec, data)
+        tokenizer = data.encoder.tokenizer
+        apply_to(tokenizer, data.encoder.template)
         with large_blocks_apart(spec):
             model = load_model(spec)
         if spec.quantization.load_in != "none" and not is_quantized(model):
@@ -128,11 +131,14 @@ class Training:
                 reporter=self.reporter,
                 model=model,
                 args=sft_config(spec, self.run.checkpoints_folder),
-                train_dataset=to_dataset(rows.train, spec.data),
-                eval_dataset=to_dataset(rows.held_out, spec.data) if rows.held_out else None,
+                train_dataset=data.train,
+                eval_dataset=data.held_out,
                 processing_class=tokenizer,
                 peft_config=lora_config(spec.lora),
-                callbacks=[self.reporter, Steering(self.requests, self.reporter, can_evaluate=bool(rows.held_out))],
+                callbacks=[
+                    self.reporter,
+                    Steering(self.requests, self.reporter, can_evaluate=data.held_out is not None),
+                ],
             )
         except ValueError as error:
             if spec.model.trust_remote_code and str(error).startswith(("Target modules", "Applying a PEFT adapter")):
@@ -142,38 +148,26 @@ class Training:
         trainer.remove_callback(PrinterCallback)  # the events hold it, and the log is for what libraries say
         if spec.model.trust_remote_code:
             check_adapted(spec, trainer)
-        self.tell_about_data(spec, rows, trainer)
+        if spec.data.packing:
+            check_rows_stay_apart(trainer.model, trainer.compute_loss_context_manager())
         return trainer
 
-    def tell_about_data(self, spec: RunSpec, rows: Rows, trainer: DeckTrainer) -> None:
-        """Warn of rows that are cut, dropped or learnt in part. Raises BadSpec if nothing is left to learn."""
-        dataset, longest = trainer.train_dataset, spec.data.max_length
-        if len(dataset) == 0:
-            raise BadSpec(
-                f"Within max_length {longest} no row has anything left to learn.",
-                "Raise data.max_length: the prompts alone fill it.",
-            )
-        if left_out := turns_left_out(rows, spec.data):
-            self.warn(
-                "turns-left-out",
-                f"{left_out:,} assistant turns before the last one are context only and not learnt.",
-                "Set data.assistant_only_loss: true to learn every assistant turn.",
-            )
-        if spec.data.packing or longest is None:
-            return
-        if dropped := len(rows.train) - len(dataset):
-            self.warn(
-                "rows-dropped",
-                f"{dropped:,} of {len(rows.train):,} rows are left out: "
-                f"within max_length {longest} nothing of their answer is left.",
-                "Raise data.max_length.",
-            )
-        if cut := sum(len(ids) >= longest for ids in dataset["input_ids"]):
-            self.warn(
-                "rows-cut",
-                f"{cut:,} of {len(dataset):,} rows reach max_length {longest}; what is longer is cut off at the end.",
-                "Raise data.max_length, at the price of memory, or shorten the rows.",
-            )
+    def tell_about_data(self, spec: RunSpec, data: RunData) -> None:
+        """Write the `data` event, and warn of rows that are cut, left out or learnt in part."""
+        store = data.train.store
+        self.events.write(
+            "data",
+            format=data.rows.format,
+            template=data.encoder.template.source,
+            rows=len(store),
+            tokens=int(store.lengths.sum()),
+            learnt_tokens=int(store.learnt.sum()),
+            held_out_rows=len(data.rows.held_out),
+            tokenized_rows=data.tokenized_rows,
+            seconds=round(data.seconds, 2),
+        )
+        for warned in warnings_of(data, spec.data):
+            self.warn(**vars(warned))
 
     def announce(self, spec: RunSpec, predicted: Footprint | None) -> None:
         """Write the `plan` event."""
@@ -200,11 +194,11 @@ class Training:
             notes=[f"optim: {spec.training.optim}", f"precision: {precision}"],
         )
 
-    def finish(self, spec: RunSpec, rows: Rows, measured: Measured) -> None:
+    def finish(self, spec: RunSpec, data: RunData, measured: Measured) -> None:
         """What follows the last step: the held-out loss, the adapter, and answers to compare."""
         trainer = self.trainer
         assert trainer is not None
-        if rows.held_out and spec.training.eval_strategy == "no":
+        if data.held_out is not None and spec.training.eval_strategy == "no":
             trainer.evaluate()
         measured.record("end")  # the answers that follow are in no prediction
         self.reporter.state("saving")
@@ -215,9 +209,9 @@ class Training:
         if spec.data.samples:
             trainer.batch_shape = None
             self.reporter.state("evaluating")
-            asked, most_tokens = rows.held_out[: spec.data.samples], spec.data.samples_max_new_tokens
+            asked = islice(data.rows.held_out, spec.data.samples)
             with trainer.doing("eval"):
-                for sample in answer_both(trainer.model, trainer.processing_class, asked, most_tokens):
+                for sample in answer_both(trainer.model, data.encoder, asked, spec.data.samples_max_new_tokens):
                     self.events.write("sample", step=trainer.state.global_step, **vars(sample))
 
     def fail(self, error: Exception) -> Cause:
@@ -286,8 +280,7 @@ def sft_config(spec: RunSpec, output_folder: Path) -> SFTConfig:
         max_length=spec.data.max_length,
         packing=spec.data.packing,
         packing_strategy=spec.data.packing_strategy,
-        completion_only_loss=spec.data.completion_only_loss,
-        assistant_only_loss=spec.data.assistant_only_loss,
+        dataset_kwargs={"skip_prepare_dataset": True},  # rows come with their labels, cut and packed
         trust_remote_code=spec.model.trust_remote_code,
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,

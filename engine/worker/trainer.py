@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
@@ -24,6 +24,7 @@ from engine.worker.checkpoint import (
     restore_random_states,
     save_training_state,
 )
+from engine.worker.data.sequences import Sequences
 from engine.worker.moment import Moment, Phase
 from engine.worker.sampling import LengthGroupsByEpoch
 
@@ -31,8 +32,16 @@ from engine.worker.sampling import LengthGroupsByEpoch
 class DeckTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer that reports where it is and keeps checkpoints of its own form."""
 
-    def __init__(self, reporter: Reporter, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        reporter: Reporter,
+        train_dataset: Sequences | Dataset,
+        eval_dataset: Sequences | Dataset | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # TRL insists on its own kind of dataset, and only looks at the first sequence of it: nothing is prepared.
+        super().__init__(train_dataset=_first_of(train_dataset), eval_dataset=_first_of(eval_dataset), **kwargs)
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.reporter = reporter
         self.phase: Phase = "load"
         """Where an out-of-memory error would strike."""
@@ -98,11 +107,12 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         self._whole_step = random_states(), int(self._total_train_tokens)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, LengthGroupedSampler):
-            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            return LengthGroupsByEpoch(sampler.batch_size, sampler.lengths, seed)
-        return sampler
+        args, rows = self.args, self.train_dataset if train_dataset is None else train_dataset
+        if args.train_sampling_strategy != "group_by_length" or not isinstance(rows, Sequences):
+            return super()._get_train_sampler(train_dataset)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        together = args.train_batch_size * args.gradient_accumulation_steps
+        return LengthGroupsByEpoch(together, rows.lengths.tolist(), seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
@@ -228,6 +238,10 @@ class WholeSteps(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.trainer.step_ended()
+
+
+def _first_of(dataset: Sequences | Dataset | None) -> Dataset | None:
+    return Dataset.from_list([dataset[0]]) if isinstance(dataset, Sequences) else dataset
 
 
 def save_adapter(model: Any, folder: Path) -> None:

@@ -49,9 +49,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import TrainerCallback
 
 from engine.architecture import installed_versions
-from engine.rows import load_rows
 from engine.runs.events import EventWriter
 from engine.runs.store import Run
+from engine.worker.data.run_data import load_data
 from engine.worker.train import Training
 from engine.worker.trainer import DeckTrainer
 from tests.benchmarks.trace_cases import STEPS, Case, all_cases, model_folder, new_folder, spec_of
@@ -299,7 +299,7 @@ def measure(case: Case) -> dict[str, Any]:
     run.control_folder.mkdir()
     events = EventWriter(run.events_path)
     training = Training(run, events)
-    trainer = training.trainer = training.set_up(spec, load_rows(spec.data, spec.training.seed))
+    trainer = training.trainer = training.set_up(spec, load_data(spec))
     trainer.__class__ = MarkedTrainer
     steps = StepEnds(trainer)
     trainer.add_callback(steps)

@@ -75,9 +75,9 @@ def main(model: str, settings: str, folder: str, limit_bytes: str = "") -> int:
     import torch
 
     from engine.hardware import sample
-    from engine.rows import load_rows
     from engine.runs.events import EventWriter
     from engine.runs.store import Run
+    from engine.worker.data.run_data import load_data
     from engine.worker.train import Training
 
     if limit_bytes:
@@ -86,7 +86,7 @@ def main(model: str, settings: str, folder: str, limit_bytes: str = "") -> int:
     run = Run(Path(folder) / "run")
     run.folder.mkdir(exist_ok=True)
     training = Training(run, EventWriter(run.events_path))
-    trainer = training.set_up(spec, load_rows(spec.data, spec.training.seed))
+    trainer = training.set_up(spec, load_data(spec))
     trainer.train()
     trainer.evaluate()
     held = [

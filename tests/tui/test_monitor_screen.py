@@ -349,12 +349,17 @@ async def test_a_note_is_kept_with_the_run_and_listed(trained_run: RunFolder) ->
 async def test_opening_help_again_and_again_keeps_nothing(trained_run: RunFolder) -> None:
     async with app(trained_run).run_test(size=(120, 40)) as pilot:
         await opened(pilot)
+        before = detached()
         for _ in range(3):
             await pilot.press("f1")
             await until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen), "help is open")
             await pilot.press("escape")
             await until(pilot, lambda: isinstance(pilot.app.screen, MonitorScreen), "help is closed")
         await pilot.pause(0.2)
-        gc.collect()
-        kept = [each for each in gc.get_objects() if isinstance(each, Widget) and not each.is_attached]
-        assert kept == []
+        assert detached() <= before
+
+
+def detached() -> int:
+    """Widgets that are on no screen and still there, those of other tests among them."""
+    gc.collect()
+    return sum(isinstance(each, Widget) and not each.is_attached for each in gc.get_objects())

@@ -8,20 +8,17 @@ from pathlib import Path
 from engine.architecture import Architecture
 from engine.catalog import ModelUnavailable
 from engine.checks import InvalidSpec, Problem
+from engine.data import client
 from engine.inspector import Inspector, InspectorError
 from engine.memory.card import card_of
 from engine.memory.footprint import Footprint
 from engine.memory.outcomes.at_launch import at_launch
 from engine.memory.outcomes.history import with_experience
-from engine.prepare import prepare
-from engine.rows import load_rows
+from engine.prepare import prepare, with_absolute_paths
 from engine.runs.launch import launch
 from engine.runs.store import Run
-from engine.spec import DataSection, RunSpec
+from engine.spec import DataSection, ModelSection, RunSpec
 from engine.targets import problems_with
-
-READ_WHOLE_BYTES = 16 * 2**20
-"""Larger data is counted by its lines: rows in memory take several times their size on disk."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +45,17 @@ def read_architecture(inspector: Inspector, name: str, revision: str | None, fol
 
 
 def count_rows(data: DataSection, seed: int, folder: Path) -> int | list[Problem]:
-    """Rows that will be trained on, or what is wrong with the data. Slow."""
-    names = [data.train] if isinstance(data.train, str) else data.train
-    train = [str(folder / Path(name).expanduser()) for name in names]
+    """Rows that will be trained on, or what is wrong with the data: every row is checked. Slow."""
+    data = data.model_copy(update={"eval": None, "eval_split": None})
+    spec = RunSpec(model=ModelSection(name_or_path="demo"), data=data)
+    data = with_absolute_paths(spec, folder).data
     try:
-        if sum(Path(name).stat().st_size for name in train) > READ_WHOLE_BYTES:
-            return round(sum(map(_lines, train)) * (1 - data.eval_fraction))
-    except OSError:
-        pass  # what is wrong with the file is said below
-    try:
-        rows = load_rows(data.model_copy(update={"train": train, "eval": None, "samples": 0}), seed)
+        report = client.kept_report(data, seed) or client.scan(data, seed)
     except InvalidSpec as error:
         return error.problems
-    return len(rows.train)
-
-
-def _lines(path: str) -> int:
-    with open(path, "rb") as file:
-        return sum(not line.isspace() for line in file)
+    except client.DataError as error:
+        return [Problem("data.train", str(error))]
+    return client.problems_of(report, data) or report.train_rows
 
 
 def check(spec: RunSpec, folder: Path, inspector: Inspector, architecture: Architecture | None) -> Checked:

@@ -63,6 +63,7 @@ class PlanScreen(PlanStart):
     AUTO_FOCUS = "ModuleTree"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "edit", id="plan.settings", tooltip="To the settings, and back to the layers."),
+        Binding("d", "data", "data", id="plan.data", tooltip="Rows as the model sees them, and how long they are."),
         Binding("f5", "start", "start", key_display="F5", id="plan.start", tooltip="Check everything, then train."),
         Binding("ctrl+z", "undo", "undo", show=False, id="plan.undo", tooltip="Take the last edit back."),
         Binding("ctrl+y", "redo", "redo", show=False, id="plan.redo", tooltip="Do it again."),
@@ -385,6 +386,15 @@ class PlanScreen(PlanStart):
         else:
             self.add_class("-settings")
             self._settings.focus()
+
+    def action_data(self) -> None:
+        from tui.screens.data import DataScreen
+
+        spec = self.draft.spec
+        if spec.model.name_or_path == UNSET or spec.data.train in (UNSET, []):
+            self.flash_up("First choose a model, with F2, and name the training data in the settings.")
+        else:
+            self.app.push_screen(DataScreen(self.draft, self.folder, self.glyphs, self.draft_changed))
 
     def action_layers(self) -> None:
         self.remove_class("-settings")

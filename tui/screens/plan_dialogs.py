@@ -35,7 +35,7 @@ class PlanDialogs(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f2", "model", "model", key_display="F2", show=False, id="plan.model", tooltip="Choose the model."),
         Binding("f3", "cards", "presets", key_display="F3", show=False, id="plan.presets", tooltip="By card or goal."),
-        Binding("g", "fit", "fit to card", id="plan.fit", tooltip="Settings that fit what is free, the fastest first."),
+        Binding("g", "fit", "fit", id="plan.fit", tooltip="Settings that fit what is free, the fastest first."),
         Binding("ctrl+s", "save", "save", key_display="^s", id="plan.save", tooltip="Save the settings as YAML."),
         Binding("f12", "save_as", "save as", show=False, id="plan.save_as", tooltip="Save under another name."),
         Binding("ctrl+o", "open", "open", show=False, id="plan.open", tooltip="Open settings from a YAML file."),

@@ -209,7 +209,7 @@ def row_length(spec: RunSpec, longest_row_tokens: int | None) -> int:
 
 def _batch(spec: RunSpec, rows: int, length: int) -> Batch:
     flash = spec.model.attn_implementation in FLASH_LIBRARIES
-    if spec.data.packing and spec.data.packing_strategy != "wrapped":
+    if spec.data.packing:
         # TRL is then padding-free: its collator joins the rows of a batch into one (DataCollatorForLanguageModeling).
         return Batch(1, rows * length, masked=not flash)
     return Batch(rows, length, masked=rows > 1 and not flash)

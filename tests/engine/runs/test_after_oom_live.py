@@ -92,7 +92,7 @@ def test_a_run_that_runs_out_of_memory_goes_on_by_itself_and_learns_the_same(
             "save_steps": 1,
             "max_steps": 2,
         },
-        hardware={"memory_limit": "740MiB"},
+        hardware={"memory_limit": "780MiB"},
     ).model_copy(update={"on_oom": "retry"})
     done = loradeck("train", str(write_spec_file(spec, tmp_path)), env={"COLUMNS": "200"})
     child, parent = list_runs()
@@ -107,7 +107,7 @@ def test_a_run_that_runs_out_of_memory_goes_on_by_itself_and_learns_the_same(
     assert after.tokens is not None
     assert before.peak_bytes is not None
     assert after.peak_bytes is not None
-    assert after.peak_bytes < before.peak_bytes <= 1.05 * 740 * MIB
+    assert after.peak_bytes < before.peak_bytes <= 1.05 * 780 * MIB
 
     settings = read_spec(child.spec_path)
     assert settings.effective_batch_size == 16

@@ -22,7 +22,7 @@ def test_smaller_batches_and_more_accumulation_go_on_with_the_same_rows(
     tiny_spec: MakeSpec, tmp_path: Path, strategy: str
 ) -> None:
     # 22 rows by 4: the last step of an epoch has 2. Steps 8 to 14 end the second epoch and begin the third.
-    rows = write_rows(tmp_path / "rows.jsonl", ["x" * (number * 7 % 40) for number in range(22)])
+    rows = write_rows(tmp_path / "rows.jsonl", ["x" * (1 + number * 7 % 40) for number in range(22)])
 
     def spec(batch: int, accumulated: int) -> RunSpec:
         training: dict[str, Any] = {
