@@ -129,8 +129,9 @@ def warnings_of(run_data: RunData, data: DataSection) -> Iterator[Warned]:
             "Name a template that does in data.chat_template_path, such as chatml.",
         )
     longest = data.max_length
-    is_cut = longest is not None and not (data.packing and data.packing_strategy == "bfd_split")
-    ends = np.minimum(store.lengths, longest) if is_cut else store.lengths
+    splits = data.packing and data.packing_strategy == "bfd_split"
+    is_cut = longest is not None and not splits
+    ends = store.lengths if longest is None or splits else np.minimum(store.lengths, longest)
     nothing_left = (store.lengths > 0) & (store.first_learnt >= ends)
     if dropped := int(nothing_left.sum()):
         within = f"within max_length {longest} " if is_cut else ""
