@@ -16,7 +16,7 @@ def main() -> None:
 
         run_app(ascii="--ascii" in flags, mouse=False if "--no-mouse" in flags else None)
         return
-    from engine.cli import main as run_command
+    from engine.cli.main import main as run_command
 
     run_command(sys.argv[1:], open_app=_open_app)
 

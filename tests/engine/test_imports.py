@@ -20,7 +20,7 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["engine.cli", "tui.app", "tui.__main__", "engine.runs.supervisor"])
+@pytest.mark.parametrize("module", ["engine.cli.main", "tui.app", "tui.__main__", "engine.runs.supervisor"])
 def test_it_loads_nothing_of_the_training_stack(module: str) -> None:
     assert loaded_after(f"import {module}") & HEAVY == set()
 
@@ -37,4 +37,4 @@ def test_no_module_outside_the_worker_loads_the_training_stack() -> None:
 
 
 def test_the_engine_does_not_load_textual() -> None:
-    assert "textual" not in loaded_after("import engine.cli, engine.prepare, engine.demo, engine.runs.supervisor")
+    assert "textual" not in loaded_after("import engine.cli.main, engine.prepare, engine.demo, engine.runs.supervisor")

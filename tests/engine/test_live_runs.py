@@ -453,7 +453,7 @@ def start_training_command(tiny_spec: MakeSpec, folder: Path, terminal: int | No
             "-c",
             "import fcntl, sys, termios\n"
             "if sys.stdin.isatty(): fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-            "from engine.cli import main; main(['train', sys.argv[1]])",
+            "from engine.cli.main import main; main(['train', sys.argv[1]])",
             str(path),
         ],
         stdin=stream,

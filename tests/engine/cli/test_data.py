@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from engine import cli_data
 from engine.checks import write_spec
-from engine.cli_data_text import ASCII, SHOWN_CHARACTERS, UNICODE, marked, runs_of, shortened, tell
+from engine.cli import data as cli_data
+from engine.cli.data_text import ASCII, SHOWN_CHARACTERS, UNICODE, marked, runs_of, shortened, tell
 from engine.inspector import Inspector
 from engine.spec import RunSpec
 from tests.conftest import loradeck

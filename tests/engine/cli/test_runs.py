@@ -10,7 +10,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from engine.checks import read_spec, write_spec
-from engine.cli import app
+from engine.cli.main import app
 from engine.memory.ways_out.remedies import Remedy
 from engine.runs import control
 from engine.runs.events import EventWriter

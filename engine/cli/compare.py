@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from engine.cli_output import console, printable
+from engine.cli.output import console, printable
 
 if TYPE_CHECKING:
     from engine.runs.compare import Outcome

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from engine.cli_output import printable
+from engine.cli.output import printable
 from engine.data.figures import Histogram, LengthFigures, Share
 from engine.data.report import Place
 
 if TYPE_CHECKING:
-    from engine.cli_data import Found
+    from engine.cli.data import Found
 
 WIDEST = 110
 NARROWEST = 60

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli_output import console, fail, print_json, printable
-from engine.cli_show import facts_of
+from engine.cli.output import console, fail, print_json, printable
+from engine.cli.show import facts_of
 from engine.runs import control
 from engine.runs.store import ENDED, Run, RunNotFound, RunStatus, find_run
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli_output import AsJson, console, fail, print_json, printable, wrong_input_explained
-from engine.cli_show import OOM_CAUSES, facts_of, tell, tell_oom, tell_remedies
-from engine.cli_watch import Detach, OpenApp, RunName, ask, found_run, watch_or_leave
+from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
+from engine.cli.show import OOM_CAUSES, facts_of, tell, tell_oom, tell_remedies
+from engine.cli.watch import Detach, OpenApp, RunName, ask, found_run, watch_or_leave
 from engine.runs.store import ENDED, Run, RunBusy, list_runs
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def tag(
 @app.command()
 def compare(names: RunNames, as_json: AsJson = False) -> None:
     """Put runs beside each other: settings that differ, losses, memory, tokens, time."""
-    from engine.cli_compare import tell_comparison
+    from engine.cli.compare import tell_comparison
     from engine.runs.compare import differing_settings, outcome
 
     compared = [found_run(name, as_json) for name in names]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engine.cli_output import AsJson, console, fail, print_json, printable, wrong_input_explained
+from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
 
 if TYPE_CHECKING:
     from engine.inspector import Inspector

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli_memory import SpecFile
-from engine.cli_output import AsJson, console, fail, printable, wrong_input_explained
+from engine.cli.memory import SpecFile
+from engine.cli.output import AsJson, console, fail, printable, wrong_input_explained
 
 if TYPE_CHECKING:
     from engine.checks import Problem
@@ -78,7 +78,7 @@ class Found:
 
 def data(spec: SpecFile, exact: Exact = False, as_json: AsJson = False) -> None:
     """Check every row, and show what the model would learn: tokens, cuts, padding, the first rows as it sees them."""
-    from engine.cli_data_text import tell
+    from engine.cli.data_text import tell
     from engine.data.client import DataError
     from engine.inspector import Inspector
 

@@ -1,7 +1,4 @@
-"""The headless commands. Each prints for people, or with `--json` one JSON document on stdout and nothing else.
-
-Exit codes: 0 done, 1 failed, 2 the input is wrong, 3 out of memory, 130 stopped.
-"""
+"""The `loradeck` commands: those that start a run, and the names of all the others."""
 
 from __future__ import annotations
 
@@ -15,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli_data import data
-from engine.cli_memory import estimate, fit
-from engine.cli_output import AsJson, console, fail, print_json, printable, wrong_input_explained
-from engine.cli_runs import app as runs_app
-from engine.cli_watch import Detach, OpenApp, end, followed, launched, watch_or_leave
+from engine.cli.data import data
+from engine.cli.memory import estimate, fit
+from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
+from engine.cli.runs import app as runs_app
+from engine.cli.watch import Detach, OpenApp, end, followed, launched, watch_or_leave
 
 if TYPE_CHECKING:
     from engine.architecture import Architecture

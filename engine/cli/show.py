@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from engine.cli_output import console, printable
+from engine.cli.output import console, printable
 from engine.runs.store import Run
 
 if TYPE_CHECKING:
