@@ -39,14 +39,11 @@ class TrainerCommand:
     environment: dict[str, str]
 
 
-def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
-    """The trainer's command line and environment for `spec` (as resolved by `engine.prepare`)."""
+def device_environment(device: str) -> dict[str, str]:
+    """The environment of a worker that is to use `device`, `cpu` or `cuda:N`, and sees no other."""
     # trl reports its use to the hub at each start unless it is told not to; who wants that sets the variable.
     telemetry_off = {"HF_HUB_DISABLE_TELEMETRY": "1"}
     environment = {**telemetry_off, **os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    # A way out of memory that is no setting: the spec has no place for it but the list of what was changed.
-    environment |= environment_of(spec, os.environ)
-    device = spec.hardware.device
     # One process sees one GPU: transformers would otherwise spread a batch over all it sees (nn.DataParallel).
     environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -54,6 +51,13 @@ def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     elif not visible.startswith("MIG-"):  # an instance of a card has no number that CUDA takes
         environment["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+    return environment
+
+
+def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
+    """The trainer's command line and environment for `spec` (as resolved by `engine.prepare`)."""
+    # A way out of memory that is no setting: the spec has no place for it but the list of what was changed.
+    environment = device_environment(spec.hardware.device) | environment_of(spec, os.environ)
     return TrainerCommand([sys.executable, "-m", "engine.worker", "train", str(run.folder)], environment)
 
 

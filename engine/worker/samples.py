@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from bitsandbytes.functional import has_avx512bf16
-from bitsandbytes.nn import Linear4bit
 
 from engine.data.shapes import Example
 from engine.worker.data.encode import Encoder, RowRefused
+from engine.worker.loaded import answer_fast
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def answer_both(model: Any, encoder: Encoder, examples: Iterable[Example], max_n
         add_special_tokens=encoder.template.text is None,  # a chat template writes them itself
     ).to(model.device)
     model.eval()
-    _allow_fast_cpu_inference(model)
+    answer_fast(model)
     for who in ("base", "adapter"):
         with torch.inference_mode(), model.disable_adapter() if who == "base" else nullcontext():
             output = model.generate(
@@ -96,10 +95,3 @@ def _words(turn: dict[str, Any]) -> str:
     calls = turn.get("tool_calls") or []
     said = [turn.get("content") or "", *(json.dumps(call, ensure_ascii=False) for call in calls)]
     return "\n".join(filter(None, said))
-
-
-def _allow_fast_cpu_inference(model: torch.nn.Module) -> None:
-    # No gradient is asked for any more: bitsandbytes may repack its weights now (see keep_trainable_on_cpu).
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = has_avx512bf16()
