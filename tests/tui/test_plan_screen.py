@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -421,6 +422,19 @@ async def test_the_command_palette_has_the_presets() -> None:
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, PlanScreen), "it is done")
         await until(pilot, lambda: draft_of(pilot).spec.lora.target_modules == ["q_proj", "v_proj"], "it is chosen")
+
+
+async def test_rows_are_counted_again_when_bad_ones_are_to_be_skipped(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "one"}\n{"text": 2}\n{"text": "three"}\n')
+    async with planning_app(data=str(rows)).run_test(size=WIDE) as pilot:
+        screen = await planned(pilot)
+        await until(pilot, lambda: screen.data_problems, "a bad row is told")
+        assert screen.draft.train_rows is None
+        screen.draft.change_all({"data.on_bad_row": "skip"})
+        screen.draft_changed()
+        await until(pilot, lambda: screen.draft.train_rows == 2, "those that are left are counted")
+        assert not screen.data_problems
 
 
 async def test_the_shape_of_a_405b_model_is_selected_whole() -> None:

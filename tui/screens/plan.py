@@ -287,7 +287,8 @@ class PlanScreen(PlanStart):
             self.draft.architecture, self.model_error = None, ""
             self._show_model()
             in_background(partial(self._read_model, wanted, self.folder), "model")
-        data = (spec.data.train, spec.data.eval_fraction, spec.data.format, spec.data.columns, spec.training.seed)
+        counted = {"train", "eval_fraction", "name", "split", "format", "columns", "on_bad_row"}
+        data = (spec.data.model_dump(include=counted), spec.training.seed)
         if data != self._asked_data and spec.data.train not in (UNSET, []):
             self._asked_data = data
             self.draft.train_rows, self.data_problems = None, []
