@@ -358,6 +358,10 @@ def test_the_line_in_words() -> None:
         "   now 1,024: enter takes this"
     )
     assert len(length_words.line_words(at, 1024, 78, UNICODE)) <= 78
+    split = spec_of(packing=True, packing_strategy="bfd_split", max_length=256)
+    words = str(length_words.line_words(at_line(Measured.of(FIVE), split, 256, None), 256, 120, UNICODE))
+    assert words.startswith("max_length 256 splits ")
+    assert "over blocks" in words
     whole = at_line(Measured.of(FIVE), spec_of(), None, None)
     assert str(length_words.line_words(whole, None, 120, UNICODE)).startswith("no max_length cuts nothing   1 row has")
 

@@ -59,6 +59,8 @@ class AtLine:
     max_length: int | None
     cut: Cut
     choices: tuple[ChoiceFigures, ...]
+    splits: bool
+    """Whether what is longer goes into another block of packed rows, and nothing is lost."""
 
 
 def choice_of(spec: RunSpec) -> Choice:
@@ -74,7 +76,8 @@ def next_choice(choice: Choice) -> Choice:
 
 def at_line(measured: Measured, spec: RunSpec, max_length: int | None, question: Question | None) -> AtLine:
     """What `max_length` would mean for the rows and under each choice. Some tens of milliseconds."""
-    epochs = measured.batching.epochs(Batches.of(spec).cut_at(max_length))
+    batches = Batches.of(spec)
+    epochs = measured.batching.epochs(batches.cut_at(max_length))
     of: dict[Choice, Any] = {"plain": epochs.random, "grouped": epochs.group_by_length, "packed": epochs.packing}
     choices = [
         ChoiceFigures(
@@ -85,7 +88,11 @@ def at_line(measured: Measured, spec: RunSpec, max_length: int | None, question:
         )
         for choice, epoch in of.items()
     ]
-    return AtLine(max_length, measured.figures.at(max_length), tuple(choices))
+    cut, splits = measured.figures.at(max_length), spec.data.packing and batches.splits_long_rows
+    if splits:  # what a row has to learn is learnt, in whichever block
+        whole = measured.figures.at(None)
+        cut = replace(cut, nothing_to_learn=whole.nothing_to_learn, nothing_to_learn_rows=whole.nothing_to_learn_rows)
+    return AtLine(max_length, cut, tuple(choices), splits)
 
 
 def _peak(question: Question | None, choice: Choice, max_length: int | None, lengths: Lengths) -> int | None:

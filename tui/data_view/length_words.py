@@ -48,9 +48,12 @@ def line_words(at: AtLine, chosen: int | None, width: int, glyphs: Glyphs) -> Co
     """What the line's `max_length` does, as much as fits; `chosen` is the one that the draft has."""
     cut = at.cut
     name = "no max_length" if at.max_length is None else f"max_length {at.max_length:,}"
-    short = "cuts nothing"
+    short = "splits nothing" if at.splits else "cuts nothing"
     long = short
-    if cut.truncated_rows:
+    if cut.truncated_rows and at.splits:
+        short = f"splits {percent(cut.truncated.value)} of rows"
+        long = f"splits {_share(cut.truncated, glyphs)} of rows over blocks"
+    elif cut.truncated_rows:
         short = f"cuts {percent(cut.truncated.value)} of rows, {percent(cut.cut_tokens.value)} of tokens"
         long = f"cuts {_share(cut.truncated, glyphs)} of rows, {_share(cut.cut_tokens, glyphs)} of tokens"
     now = "none" if chosen is None else f"{chosen:,}"
@@ -63,7 +66,7 @@ def line_words(at: AtLine, chosen: int | None, width: int, glyphs: Glyphs) -> Co
     for does, unlearnt, end in lines:
         words = Content.assemble(
             (name, "bold"),
-            (f" {does}", "$warning" if cut.truncated_rows else ""),
+            (f" {does}", "$warning" if cut.truncated_rows and not at.splits else ""),
             (f"   {unlearnt}", "$warning" if cut.nothing_to_learn_rows else "$secondary"),
             (end, "$primary"),
         )

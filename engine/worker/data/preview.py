@@ -78,7 +78,7 @@ def preview(request: dict[str, Any]) -> dict[str, Any]:
         "where": "" if seen.row is None else seen.row.where,
         "raw": {} if seen.row is None else json.loads(json.dumps(seen.row.raw, default=repr)),
         "columns": dict(seen.columns),
-        "cut_at": spec.data.max_length,
+        "cut_at": cut_at(spec.data),
         "problem": seen.problem or (seen.row.problem if seen.row is not None else "") or None,
         **{"pieces": [], "tokens": 0, "trained": 0, "eos_trained": None, "template": ""},
     }
@@ -110,6 +110,11 @@ def look(spec: RunSpec, index: int, side: Side) -> Seen:
     except OSError:  # what was kept is gone
         return _from_head(spec, index, side)
     return Seen(report.format, report.reason, len(view), row, columns_of(row.raw))
+
+
+def cut_at(data: DataSection) -> int | None:
+    """Tokens after which a row is cut; None where its rest goes into another block of packed rows, or nowhere is."""
+    return None if data.packing and data.packing_strategy == "bfd_split" else data.max_length
 
 
 def columns_of(raw: Any) -> dict[str, str]:
@@ -216,8 +221,8 @@ def _as_tokens(example: Example, spec: RunSpec) -> dict[str, Any]:
             for text, is_trained, token in zip(texts, trained, row.input_ids, strict=True)
         ],
         "tokens": len(row.input_ids),
-        "trained": sum(trained[: spec.data.max_length]),
-        "eos_trained": is_end_learnt(encoder.tokenizer, row, ends_of(encoder), spec.data.max_length),
+        "trained": sum(trained[: cut_at(spec.data)]),
+        "eos_trained": is_end_learnt(encoder.tokenizer, row, ends_of(encoder), cut_at(spec.data)),
         "template": encoder.template.source,
     }
 

@@ -62,6 +62,12 @@ def test_a_cut_row_does_not_learn_its_end(tmp_path: Path) -> None:
         assert reply["tokens"] == length
 
 
+def test_a_row_that_is_split_over_blocks_is_not_cut(tmp_path: Path) -> None:
+    packed = {"packing": True, "packing_strategy": "bfd_split", "max_length": 4}
+    reply = shown(spec_for(tmp_path, chat_tokenizers.chatml(), [CHAT], **packed))
+    assert (reply["cut_at"], reply["trained"], reply["eos_trained"]) == (None, 3, True)
+
+
 def test_after_a_scan_the_checked_rows_are_shown(tmp_path: Path) -> None:
     rows = ["no json", CHAT, {"messages": [HI, {**HELLO, "content": "see you"}]}]
     spec = spec_for(tmp_path, chat_tokenizers.chatml(), rows, on_bad_row="skip")
