@@ -1,5 +1,5 @@
-"""What is done with a run after training, each in a worker process of its own: `python -m engine.worker TASK`.
+"""Work in a process of its own that ends with whoever started it: `python -m engine.worker TASK`.
 
-`process.py` is our end of such a process, `subject.py` says which adapter of which run is meant. Evaluating, merging,
-exporting and chatting lie beside it as `engine.evaluation`, `engine.merging`, `engine.export` and `engine.chat`.
+`process.py` is our end of such a process, `engine.worker.job` the other. `subject.py` says which adapter of which run is
+meant by what is done after training: `engine.evaluation`, `engine.merging`, `engine.export`, `engine.chat`.
 """

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from engine.runs.launch import device_environment
 from engine.runs.store import Cause
 
 CANCEL_PERIOD_S = 0.05
@@ -45,14 +44,29 @@ class JobCancelled(Exception):
     """It was asked to stop, and has."""
 
 
+def device_environment(device: str) -> dict[str, str]:
+    """The environment of a worker that is to use `device`, `cpu` or `cuda:N`, and sees no other."""
+    # trl reports its use to the hub at each start unless it is told not to; who wants that sets the variable.
+    telemetry_off = {"HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment = {**telemetry_off, **os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # One process sees one GPU: transformers would otherwise spread a batch over all it sees (nn.DataParallel).
+    environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    elif not visible.startswith("MIG-"):  # an instance of a card has no number that CUDA takes
+        environment["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+    return environment
+
+
 class WorkerProcess:
-    """`python -m engine.worker TASK` for `device` (`cpu` or `cuda:N`).
+    """`python -m engine.worker TASK` for `device` (`cpu` or `cuda:N`); without one in this process's environment.
 
     Raises JobFailed where the process cannot be started. `close`, or the end of this process, ends it: it gets SIGTERM
     and cleans up.
     """
 
-    def __init__(self, task: str, doing: str, device: str) -> None:
+    def __init__(self, task: str, doing: str, device: str | None = None) -> None:
         self.doing = doing
         """What it does, to stand before "failed": `Merging`."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
@@ -65,7 +79,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,  # its end tells the process that this one is gone
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                env=device_environment(device),
+                env=None if device is None else device_environment(device),
                 start_new_session=True,  # Ctrl-C is for the program in the foreground, which then ends this one
             )
         except OSError as error:

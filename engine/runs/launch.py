@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.checks import read_spec, write_spec
+from engine.jobs.process import device_environment
 from engine.memory.card import card_of
 from engine.memory.footprint import Footprint
 from engine.memory.outcomes.at_launch import at_launch
@@ -37,21 +38,6 @@ class TrainerCommand:
 
     arguments: list[str]
     environment: dict[str, str]
-
-
-def device_environment(device: str) -> dict[str, str]:
-    """The environment of a worker that is to use `device`, `cpu` or `cuda:N`, and sees no other."""
-    # trl reports its use to the hub at each start unless it is told not to; who wants that sets the variable.
-    telemetry_off = {"HF_HUB_DISABLE_TELEMETRY": "1"}
-    environment = {**telemetry_off, **os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    # One process sees one GPU: transformers would otherwise spread a batch over all it sees (nn.DataParallel).
-    environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    elif not visible.startswith("MIG-"):  # an instance of a card has no number that CUDA takes
-        environment["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
-    return environment
 
 
 def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
