@@ -15,7 +15,7 @@ from engine.data.figures import Histogram, LengthFigures, Share
 from engine.data.report import Place
 
 if TYPE_CHECKING:
-    from engine.cli.data import Found
+    from engine.cli.data_facts import Found
 
 WIDEST = 110
 NARROWEST = 60

@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from engine.checks import write_spec
-from engine.cli import data as cli_data
+from engine.cli import data_facts
+from engine.cli.data import print_facts
 from engine.cli.data_text import ASCII, SHOWN_CHARACTERS, UNICODE, marked, runs_of, shortened, tell
 from engine.inspector import Inspector
 from engine.spec import RunSpec
@@ -62,7 +63,7 @@ def lines(*rows: dict[str, Any] | str) -> str:
     return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
 
 
-def told_to_people(found: cli_data.Found) -> str:
+def told_to_people(found: data_facts.Found) -> str:
     written = io.StringIO()
     tell(found, Console(file=written, width=80, markup=False, highlight=False, emoji=False))
     return written.getvalue()
@@ -95,7 +96,7 @@ def test_scripts_are_told_everything_and_nothing_else_is_on_stdout(tiny_spec: Ma
 def test_people_see_what_is_learnt_by_more_than_colour(
     tiny_spec: MakeSpec, tmp_path: Path, inspector: Inspector
 ) -> None:
-    shown = told_to_people(cli_data.find(written(tiny_spec(), tmp_path), False, inspector))
+    shown = told_to_people(data_facts.find(written(tiny_spec(), tmp_path), False, inspector))
     assert "64 rows: 64 to learn from, 0 held out" in shown
     assert "⟦it is 0<|im_end|>" in shown
     assert "the end of sequence is learnt" in shown
@@ -107,14 +108,14 @@ def test_people_see_what_is_learnt_by_more_than_colour(
 def test_a_sample_is_named_one_and_has_its_error(
     tiny_spec: MakeSpec, tmp_path: Path, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_data, "EXACT_UP_TO_BYTES", 0)
+    monkeypatch.setattr(data_facts, "EXACT_UP_TO_BYTES", 0)
     rows = tmp_path / "many.jsonl"
     source = random.Random(0)
     turns = [(f"count to {n}", "one " * source.randrange(1, 40)) for n in range(12_000)]
     rows.write_text(lines(*(chat(*turn) for turn in turns)))
     spec = tiny_spec(data={"train": str(rows), "max_length": 128})
-    found = cli_data.find(written(spec, tmp_path), False, inspector)
-    told = cli_data.facts_of(found)
+    found = data_facts.find(written(spec, tmp_path), False, inspector)
+    told = data_facts.facts_of(found)
     assert told["token_lengths"]["is_sample"] is True
     assert 1000 < told["token_lengths"]["rows_measured"] < told["train_rows"] == 12_000
     truncated = sum(tokens_of(*turn) > 128 for turn in turns) / 12_000
@@ -135,7 +136,7 @@ def test_bad_rows_are_named_with_their_place_and_keep_a_run_from_starting(
             chat("hello", "hi \x9b31m there"),
         )
     )
-    found = cli_data.find(written(tiny_spec(data={"train": str(rows)}), tmp_path), False, inspector)
+    found = data_facts.find(written(tiny_spec(data={"train": str(rows)}), tmp_path), False, inspector)
     assert [problem.field for problem in found.problems] == ["bad.jsonl, line 2", "bad.jsonl, line 3"]
     assert found.figures is not None
     shown = told_to_people(found)
@@ -150,7 +151,7 @@ def test_bad_rows_are_named_with_their_place_and_keep_a_run_from_starting(
     assert not any(character in shown for character in "\x1b\x9b")
 
     spec = tiny_spec(data={"train": str(rows), "on_bad_row": "skip"})
-    cli_data.print_facts(cli_data.find(written(spec, tmp_path), False, inspector))
+    print_facts(data_facts.find(written(spec, tmp_path), False, inspector))
     printed = capsys.readouterr().out
     told = json.loads(printed)
     assert told["would_start"] is True
@@ -175,14 +176,14 @@ def test_rows_that_the_chat_template_refuses_keep_a_run_from_starting_unless_the
         lines(*(chat(f"{n}?", f"{n}!") for n in range(9)), {"messages": [system, *chat("a", "b")["messages"]]})
     )
 
-    def found(on_bad_row: str) -> cli_data.Found:
+    def found(on_bad_row: str) -> data_facts.Found:
         data = {"train": str(rows), "on_bad_row": on_bad_row}
         spec = tiny_spec(model={"name_or_path": str(folder)}, data=data)
-        return cli_data.find(written(spec, tmp_path), False, inspector)
+        return data_facts.find(written(spec, tmp_path), False, inspector)
 
     skips = found("skip")
     assert skips.would_start
-    assert cli_data.facts_of(skips)["refused_rows"] == 1
+    assert data_facts.facts_of(skips)["refused_rows"] == 1
     (problem,) = found("error").problems  # the tokens are there already, made without that row
     assert problem.field == "some.jsonl, line 10"
     assert "no system turns" in problem.reason
@@ -195,8 +196,8 @@ def test_without_a_tokenizer_the_rows_are_reported_and_their_lengths_are_unknown
     folder.mkdir()
     shutil.copy(tiny_model / "config.json", folder)
     spec = tiny_spec(model={"name_or_path": str(folder)})
-    found = cli_data.find(written(spec, tmp_path), False, inspector)
-    told = cli_data.facts_of(found)
+    found = data_facts.find(written(spec, tmp_path), False, inspector)
+    told = data_facts.facts_of(found)
     assert told["rows"] == 64
     assert told["token_lengths"] is told["truncated_share"] is told["padding_shares"] is None
     assert "tokenizer" in told["lengths_unknown"]
