@@ -1,7 +1,12 @@
-"""Numbers with their units, as a person reads them."""
+"""Numbers with their units, as a person reads and writes them."""
 
 from __future__ import annotations
 
+import math
+import re
+
+TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)?", re.IGNORECASE)
+SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 UNITS = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 
@@ -73,3 +78,12 @@ def count(number: float) -> str:
 def tokens_per_s(value: float) -> str:
     """`1,940 tok/s`; with a digit after the point where it is slow."""
     return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.1f} tok/s"
+
+
+def seconds_of(text: str) -> float | None:
+    """`90`, `90s`, `10 min` or `1.5h` in seconds; None for what is no time, or none at all."""
+    written = TIME.fullmatch(text.strip())
+    if written is None:
+        return None
+    value = float(written[1]) * SECONDS[(written[2] or "s").lower()]
+    return value if value > 0 and math.isfinite(value) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine import units
 from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
 from engine.cli.watch import EXIT_OF_CAUSE, RunName, found_run
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from engine.evaluation.run_evaluation import Progress
     from engine.jobs.process import JobFailed
     from engine.runs.store import Run
-
-TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)?", re.IGNORECASE)
-SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 
 
 def eval_run(
@@ -105,9 +102,7 @@ def seconds_of(text: str) -> float:
     """`90`, `90s`, `10m` or `1.5h` in seconds. Raises InvalidSpec."""
     from engine.checks import InvalidSpec, Problem
 
-    written = TIME.fullmatch(text.strip())
-    seconds = 0.0 if written is None else float(written[1]) * SECONDS[(written[2] or "s").lower()]
-    if not seconds:
+    if (seconds := units.seconds_of(text)) is None:
         raise InvalidSpec([Problem("--time-limit", f"{text!r} is no time", "write 90s, 10m or 2h")])
     return seconds
 

@@ -12,6 +12,7 @@ from engine.evaluation.plan import BENCHMARK, Answer, RowLoss
 from engine.evaluation.resampling import RESAMPLES, interval, mcnemar_p, resampled_sums, resamples_for, sign_flip_p
 from engine.evaluation.results import Interval, Measure, Outcome, Part, Row, Verdict
 from engine.evaluation.scoring import Score, score
+from engine.units import percent
 
 LEAST_ROWS = 10
 """With fewer, no difference is claimed: percentiles of so few rows are far too narrow."""
@@ -190,7 +191,7 @@ def _choices_in_words(pairs: Sequence[tuple[Score, Score]]) -> str:
     base, adapter = (sum(each[side] or 0.0 for each in by_sum) / len(by_sum) for side in (0, 1))
     return (
         "Choices are compared by their log-likelihood a byte; by the whole log-likelihood the base has "
-        f"{base:.1%} right and the adapter {adapter:.1%}."
+        f"{percent(base)} right and the adapter {percent(adapter)}."
     )
 
 

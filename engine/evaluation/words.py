@@ -93,7 +93,9 @@ def _figure(value: float, is_share: bool) -> str:
 def _signed(value: float, is_share: bool) -> str:
     """With its sign; shares in percentage points."""
     sign = "+" if value > 0 else ""
-    return f"{sign}{value * 100:.1f} pp" if is_share else f"{sign}{figures(value)}"
+    if is_share:
+        return f"{sign}{round(value * 100, 1) + 0.0:.1f} pp"  # adding zero takes the sign off a zero
+    return f"{sign}{figures(value)}"
 
 
 def _range(interval: Interval, is_share: bool) -> str:

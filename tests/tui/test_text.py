@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.units import ago, amount, duration, figures, rate
+from engine.units import ago, amount, duration, figures, rate, seconds_of
 from tui.glyphs import terminal_is_ascii
 from tui.text import plain, plain_log_line, shortened
 
@@ -74,3 +74,10 @@ def test_times_and_numbers_read_as_a_person_says_them() -> None:
 )
 def test_an_ascii_locale_is_recognised(environment: dict[str, str], encoding: str, expected: bool) -> None:
     assert terminal_is_ascii(environment, encoding) is expected
+
+
+def test_times_are_read() -> None:
+    assert [seconds_of(text) for text in ("90", "90s", "10m", "10 min", "1.5h", "", "x", "-1")] == [
+        *(90.0, 90.0, 600.0, 600.0, 5400.0, None, None, None)
+    ]
+    assert seconds_of("9" * 400) is None
