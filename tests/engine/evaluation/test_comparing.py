@@ -197,7 +197,7 @@ def test_choices_say_which_likelihood_counts() -> None:
     part = answers(benchmark, events).part
     assert part.measures[0].base is not None
     assert part.measures[0].base.value == 1.0
-    assert "the base has 0.0% right and the adapter 0.0%" in part.note
+    assert "the base has 0.0 % right and the adapter 0.0 %" in part.note
 
 
 def test_tasks_of_lm_eval_are_compared_by_their_standard_errors() -> None:
