@@ -47,9 +47,11 @@ class LoradeckApp(App[None]):
     # All of them here: Textual does not load the CSS_PATH of the first screen (`App.get_default_screen`).
     CSS_PATH: ClassVar[list[str | PurePath]] = [
         "app.tcss",
+        "screens/chat.tcss",
         "screens/compare.tcss",
         "screens/data.tcss",
         "screens/dialog.tcss",
+        "screens/evaluation.tcss",
         "screens/monitor.tcss",
         "screens/oom.tcss",
         "screens/plan.tcss",
@@ -266,8 +268,10 @@ class LoradeckApp(App[None]):
 
     @work(exclusive=True, group="leave")
     async def action_leave(self) -> None:
-        """Close the app; asks where a plan would be lost."""
-        if self._plan is None or await self._plan.may_leave_draft():
+        """Close the app; asks where a plan or an evaluation would be lost."""
+        from tui.screens.evaluations_end import may_end_evaluations
+
+        if (self._plan is None or await self._plan.may_leave_draft()) and await may_end_evaluations(self):
             self.exit()
 
     def action_help(self) -> None:

@@ -20,6 +20,9 @@ TOGETHER = (
     ("app", "oom", "remedies"),
     ("app", "compare"),
     ("app", "data", "tokens"),
+    ("app", "chat", "question"),
+    ("app", "evaluation", "changed"),
+    ("app", "evaluation", "answers"),
 )
 """Parts of the app whose keys can be pressed at the same time, as binding ids begin."""
 

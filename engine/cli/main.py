@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.cli.chat import chat
 from engine.cli.data import data
+from engine.cli.evaluate import eval_run
+from engine.cli.export import export
 from engine.cli.memory import estimate, fit
+from engine.cli.merge import merge
 from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
 from engine.cli.runs import app as runs_app
 from engine.cli.watch import Detach, OpenApp, end, followed, launched, watch_or_leave
@@ -174,6 +178,10 @@ app.command()(fit)
 
 
 app.add_typer(runs_app)
+app.command("eval")(eval_run)
+app.command()(chat)
+app.command()(merge)
+app.command()(export)
 
 
 @app.command()

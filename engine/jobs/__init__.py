@@ -1,6 +1,6 @@
 """Work in a process of its own that ends with whoever started it: `python -m engine.worker TASK`.
 
-`process.py` is our end of such a process, `engine.worker.job` the other. What is done after training, in
-`engine.evaluation`, `engine.merging`, `engine.export` and `engine.chat`, shares `subject.py`, which adapter of which run
-is meant, and `device.py`, where it runs.
+`process.py` is our end of such a process, `engine.worker.job` the other. `subject.py` says which adapter of which run
+is meant by what is done after training, and `device.py` where that runs: `engine.evaluation`, `engine.merging`,
+`engine.export`, `engine.chat`.
 """

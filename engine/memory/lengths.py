@@ -20,7 +20,7 @@ from engine.data.sources import sources_of
 from engine.inspector import Inspector, InspectorError
 from engine.memory.request import Batch
 from engine.runs.store import write_atomically
-from engine.spec import RunSpec
+from engine.spec import SAMPLE_SETTINGS, RunSpec
 
 LENGTHS_TIMEOUT_S = 60.0
 ASSUMED_TOKENS = 1024
@@ -139,7 +139,7 @@ def kept(spec: RunSpec) -> Lengths | None:
 
 def what_decides(spec: RunSpec) -> str:
     """What of a spec the lengths depend on, beside what the files hold."""
-    without = {"eval", "eval_split", "max_length", "packing", "packing_strategy", "samples", "samples_max_new_tokens"}
+    without = {"eval", "eval_split", "max_length", "packing", "packing_strategy", *SAMPLE_SETTINGS}
     data = spec.data.model_dump(exclude=without)
     return json.dumps([data, spec.model.name_or_path, spec.model.revision, spec.training.seed], sort_keys=True)
 

@@ -195,8 +195,8 @@ def dressed(question: Question, tier: Tier, trace: dict[str, Any]) -> Footprint:
         notes.append(context.source)
         if paged:
             notes.append("paged optimizer state is on the card as long as there is room")
-    if question.spec.data.samples:
-        missing.append("the answers after training")
+    if question.spec.data.samples or question.spec.data.sample_prompts:
+        missing.append("the answers to prompts")
     return Footprint(
         tier=tier,
         categories=categories,

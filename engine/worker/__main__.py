@@ -31,7 +31,27 @@ def main(arguments: list[str]) -> int:
         from engine.worker.data.main import main as data
 
         return data()
-    tasks = "train RUN_DIR | convert GGUF FOLDER | probe | inspect | data"
+    if task == "chat":
+        from engine.worker.chat.main import main as chat
+
+        return chat()
+    if task == "export":
+        from engine.worker.export.task import main as export
+
+        return export()
+    if task == "merge":
+        from engine.worker.merging.task import main as merge
+
+        return merge()
+    if task == "evaluate":
+        from engine.worker.evaluation.task import main as evaluate
+
+        return evaluate()
+    if task == "lm_eval":
+        from engine.worker.evaluation.harness import main as lm_eval
+
+        return lm_eval()
+    tasks = "train RUN_DIR | convert GGUF FOLDER | probe | inspect | data | chat | export | merge | evaluate | lm_eval"
     print(f"usage: python -m engine.worker {tasks}", file=sys.stderr)
     return 2
 

@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from engine.runs.events import EventWriter
 from engine.runs.store import State
+from engine.worker.best import Best
 from engine.worker.failures import NanLoss
 from engine.worker.requests import Requests
 
@@ -106,16 +107,19 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 class Steering(TrainerCallback):  # type: ignore[misc]
     """Acts on control requests at the end of each step, and on a stop in the midst of evaluations too."""
 
-    def __init__(self, requests: Requests, reporter: Reporter, can_evaluate: bool) -> None:
+    def __init__(self, requests: Requests, reporter: Reporter, can_evaluate: bool, best: Best | None = None) -> None:
         self.requests = requests
         self.reporter = reporter
         self.can_evaluate = can_evaluate
         """Whether rows are held out."""
+        self.best = best
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         taken = self.requests.poll()
         if "save" in taken:
             control.should_save = True
+        if self.best is not None:
+            self.best.asked_for = "evaluate" in taken and not control.should_evaluate
         if "evaluate" in taken and self.can_evaluate:
             control.should_evaluate = True
         elif "evaluate" in taken:

@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 
 from transformers import AutoConfig, PrinterCallback
@@ -21,6 +20,8 @@ from engine.runs.events import EventWriter
 from engine.runs.store import Cause, Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
 from engine.targets import problems_with
+from engine.worker.answering import Answering
+from engine.worker.best import best_of, words_of_end
 from engine.worker.callbacks import Reporter, Steering
 from engine.worker.data.packing import check_rows_stay_apart
 from engine.worker.data.run_data import RunData, load_data, warnings_of
@@ -37,7 +38,7 @@ from engine.worker.oom_event import let_go, oom_fields, record_history, save_sna
 from engine.worker.preflight import SCRATCH_PREFIX, Preflight
 from engine.worker.process_memory import own_memory
 from engine.worker.requests import Requests, StopRequested
-from engine.worker.samples import answer_both
+from engine.worker.trackers import PROJECT, Trackers, trackers_of
 from engine.worker.trainer import DeckTrainer, WholeSteps, save_adapter
 
 STOPPED = 130
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
         finished = False
     except Exception as error:
         return EXIT_CODES[training.fail(error)]
-    events.write("state", state="finished" if finished else "stopped")
+    events.write("state", state="finished" if finished else "stopped", message=training.end_in_words)
     return 0 if finished else STOPPED
 
 
@@ -68,6 +69,9 @@ class Training:
         self.requests = Requests(run, events)
         self.spec: RunSpec | None = None
         self.trainer: DeckTrainer | None = None
+        self.trackers = Trackers({}, events)
+        self.end_in_words = ""
+        """Which adapter the run leaves, where it is not that of the last planned step."""
         self.libraries_bytes = 0
         """Resident before rows and model were loaded."""
 
@@ -83,6 +87,7 @@ class Training:
         resumed = {} if checkpoint is None else {"resumed_from_step": checkpoint_step(checkpoint)}
         self.reporter.state("loading", **resumed)
         check_targets(spec)
+        self.trackers = trackers_of(spec, self.run, self.events)
         data = load_data(spec, self.requests.stop_if_asked)
         give_freed_heap_back()
         keep_within_limit(spec)
@@ -92,6 +97,8 @@ class Training:
         self.announce(spec, predicted)
         measured = Measured(self.events, trainer, predicted)
         trainer.add_callback(measured)
+        answering = Answering(spec, data, trainer, self.requests)
+        trainer.after_evaluation = answering.at_evaluation
         if spec.hardware.wants_preflight:
             trainer.add_callback(Preflight(trainer, self.requests, measured, scratch=self.run.folder))
         else:
@@ -104,12 +111,13 @@ class Training:
         except StopRequested:
             if not trainer.in_preflight:  # in the midst of an evaluation: the step before it is whole
                 trainer._save_checkpoint(trainer.model)
+            self.trackers.on_train_end(trainer.args, trainer.state, trainer.control)
             raise
         if self.requests.stopping and trainer.state.global_step < trainer.state.max_steps:
             measured.record("end")
             return False
 
-        self.finish(spec, data, measured)
+        self.finish(spec, data, measured, answering)
         return True
 
     def set_up(self, spec: RunSpec, data: RunData) -> DeckTrainer:
@@ -126,18 +134,22 @@ class Training:
                 "Expect four times the memory for weights, or take a model of another family.",
             )
         self.requests.stop_if_asked()
+        args, best = sft_config(spec, self.run.checkpoints_folder), best_of(spec)
+        args.run_name, args.project = self.run.id, PROJECT
         try:
             trainer = DeckTrainer(
                 reporter=self.reporter,
+                best=best,
                 model=model,
-                args=sft_config(spec, self.run.checkpoints_folder),
+                args=args,
                 train_dataset=data.train,
                 eval_dataset=data.held_out,
                 processing_class=tokenizer,
                 peft_config=lora_config(spec.lora),
                 callbacks=[
                     self.reporter,
-                    Steering(self.requests, self.reporter, can_evaluate=data.held_out is not None),
+                    Steering(self.requests, self.reporter, can_evaluate=data.held_out is not None, best=best),
+                    self.trackers,
                 ],
             )
         except ValueError as error:
@@ -194,25 +206,40 @@ class Training:
             notes=[f"optim: {spec.training.optim}", f"precision: {precision}"],
         )
 
-    def finish(self, spec: RunSpec, data: RunData, measured: Measured) -> None:
+    def finish(self, spec: RunSpec, data: RunData, measured: Measured, answering: Answering) -> None:
         """What follows the last step: the held-out loss, the adapter, and answers to compare."""
         trainer = self.trainer
         assert trainer is not None
         if data.held_out is not None and spec.training.eval_strategy == "no":
             trainer.evaluate()
         measured.record("end")  # the answers that follow are in no prediction
+        kept_step = self.keep_the_best(trainer)
         self.reporter.state("saving")
         shutil.rmtree(self.run.adapter_folder, ignore_errors=True)
         with trainer.doing("save"), staged_folder(self.run.adapter_folder) as folder:
             save_adapter(trainer.model, folder)
             trainer.processing_class.save_pretrained(folder)
-        if spec.data.samples:
-            trainer.batch_shape = None
-            self.reporter.state("evaluating")
-            asked = islice(data.rows.held_out, spec.data.samples)
-            with trainer.doing("eval"):
-                for sample in answer_both(trainer.model, data.encoder, asked, spec.data.samples_max_new_tokens):
-                    self.events.write("sample", step=trainer.state.global_step, **vars(sample))
+        answering.at_the_end(kept_step or trainer.state.global_step)
+
+    def keep_the_best(self, trainer: DeckTrainer) -> int | None:
+        """Put the best step's adapter into the model where the spec asks for it, and write the `kept` event. Returns
+        that step; None where the adapter stays that of the last one."""
+        best, state, kept_step = trainer.best, trainer.state, None
+        if best is None:
+            return None
+        if best.is_kept and (kept_step := trainer.load_best()) is not None:
+            self.events.write(
+                "kept", step=kept_step, metric=best.metric, value=state.best_metric, last_step=state.global_step
+            )
+        elif best.is_kept:
+            self.warn(
+                "no-best",
+                f"No evaluation gave an {best.metric} that could be kept: the adapter is that of the last step, "
+                f"{state.global_step:,}.",
+                "Look at the curve of the held-out loss before you use it.",
+            )
+        self.end_in_words = words_of_end(best, state, kept_step)
+        return kept_step
 
     def fail(self, error: Exception) -> Cause:
         """Write down why the training ended, and keep what can be kept. Returns the cause; raises nothing."""
@@ -269,7 +296,9 @@ def _as_far_as_it_goes() -> Iterator[None]:
 
 def sft_config(spec: RunSpec, output_folder: Path) -> SFTConfig:
     """TRL's form of the settings. Names are the same, so what is listed here is only what differs."""
-    settings = spec.training.model_dump()
+    # Early stopping and trackers are callbacks, and no arguments of the trainer.
+    settings = spec.training.model_dump(exclude={"early_stopping_patience", "early_stopping_threshold", "report_to"})
+    settings["metric_for_best_model"] = spec.best_metric
     settings["lr_scheduler_kwargs"] = settings["lr_scheduler_kwargs"] or None
     if settings["save_steps"] is None:
         del settings["save_steps"]

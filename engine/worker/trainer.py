@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from datasets import Dataset
 from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, rotate_checkpoints
 from trl import SFTTrainer
 
 from engine.runs.store import staged_folder
+from engine.worker.best import Best, forget, value_of
 from engine.worker.callbacks import Reporter
 from engine.worker.checkpoint import (
     load_training_state,
@@ -37,12 +38,17 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         reporter: Reporter,
         train_dataset: Sequences | Dataset,
         eval_dataset: Sequences | Dataset | None = None,
+        best: Best | None = None,
         **kwargs: Any,
     ) -> None:
         # TRL insists on its own kind of dataset, and only looks at the first sequence of it: nothing is prepared.
         super().__init__(train_dataset=_first_of(train_dataset), eval_dataset=_first_of(eval_dataset), **kwargs)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.reporter = reporter
+        self.best = best
+        """How evaluations are compared; None where nothing depends on it."""
+        self.after_evaluation: Callable[[], None] | None = None
+        """Called after each evaluation of the schedule, when its step is judged and saved."""
         self.phase: Phase = "load"
         """Where an out-of-memory error would strike."""
         self.in_preflight = False
@@ -50,6 +56,7 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         """Rows and tokens of the batch at hand, padding included."""
         self.largest_batch = [0, 0]
         """Rows and tokens of the largest batch that was trained on."""
+        self._has_evaluated = self._owes_evaluation = False
         self._batch_mask: torch.Tensor | None = None
         self._batch_positions: torch.Tensor | None = None
         self._whole_step: tuple[dict[str, Any], int] | None = None
@@ -139,6 +146,82 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         self.reporter.state("training")
         return metrics
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any = None) -> bool:
+        """transformers' judgement of an evaluation in training, with what follows from it."""
+        best, state = self.best, self.state
+        if best is None:
+            return False
+        # Without a checkpoint a step cannot be kept, and where the loss is not a number there is none.
+        value = math.nan if self.reporter.nan_steps else value_of(metrics, best)
+        is_best = best.judge(value, state)
+        if is_best:
+            self.reporter.events.write("best", step=state.global_step, metric=best.metric, value=value)
+            self.control.should_save = self.control.should_save or best.is_kept
+        if best.is_waited_out and state.global_step < state.max_steps:
+            self.control.should_training_stop = True
+            self.control.should_save = self.args.save_strategy != SaveStrategy.NO
+            self.reporter.events.write(
+                "early_stop",
+                step=state.global_step,
+                best_step=state.best_global_step,
+                metric=best.metric,
+                value=state.best_metric,
+                patience=best.patience,
+            )
+        return is_best
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
+        self._has_evaluated = True
+        if self.state.global_step == self._initial_global_step:  # on start: nothing follows that is judged or saved
+            self._follow_evaluation()
+        return metrics
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        self._follow_evaluation()
+
+    def _follow_evaluation(self) -> None:
+        if self._has_evaluated and self.after_evaluation is not None:
+            self.after_evaluation()
+        self._has_evaluated = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left to take."""
+        return self.state.global_step >= self.state.max_steps or (self.best is not None and self.best.is_waited_out)
+
+    def _run_epoch(self, model: Any, epoch: int, trial: Any, ignore_keys_for_eval: Any, **kwargs: Any) -> None:
+        if self._owes_evaluation:
+            self._owes_evaluation, self.control.should_evaluate = False, True
+            began = kwargs["start_time"]
+            self._maybe_log_save_evaluate(self._tr_loss, None, model, trial, epoch, ignore_keys_for_eval, began)
+        if self.is_over:  # resumed from a checkpoint of its last step, in mid-epoch
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(model=model, epoch=epoch, trial=trial, ignore_keys_for_eval=ignore_keys_for_eval, **kwargs)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        # With save_total_limit: 1 transformers deletes the newest checkpoint here, and that of a stopped run is what
+        # it goes on from. The best is loaded by `load_best`, once it is known that the run is complete.
+        kept, self.state.best_model_checkpoint = self.state.best_model_checkpoint, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.state.best_model_checkpoint = kept
+
+    def load_best(self) -> int | None:
+        """Put the adapter of the best step into the model and return that step; None where there is none to be had,
+        and the model stays as it is."""
+        step: int | None = self.state.best_global_step
+        if step == self.state.global_step or step is None:
+            return step
+        folder = self._newest_checkpoint.with_name(f"checkpoint-{step}")
+        if not folder.is_dir():
+            return None
+        self._load_adapter(str(folder))
+        return step
+
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         if self._newest_checkpoint.exists():
             return  # asked for twice at one step, by the schedule and by a person
@@ -172,8 +255,10 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _add_checkpoint(self, random: dict[str, Any], tokens: int) -> None:
         final = self._newest_checkpoint
+        if self.best is not None:
+            self.best.record(self.state, final.parent)
         self.write_checkpoint(final, random, tokens)
-        rotate_checkpoints(self.args.output_dir, save_total_limit=self.args.save_total_limit)
+        rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.reporter.events.write("checkpoint", step=self.state.global_step, path=str(final))
 
     def write_checkpoint(self, final: Path, random: dict[str, Any], tokens: int) -> None:
@@ -201,12 +286,28 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         # transformers goes on with the batch size and the intervals of the checkpoint, which may be another run's.
         self.state.train_batch_size = self._train_batch_size
         self.state.compute_steps(self.args, max_steps)
+        if self.best is None:
+            forget(self.state)
+        elif not self.best.restore(self.state, self._newest_checkpoint.parent):
+            self.reporter.events.write(
+                "warning",
+                code="best-gone",
+                message="The checkpoint of the best step so far is gone: the best is looked for anew from here.",
+                hint="",
+            )
+        if self.best is not None and 0 < self.state.global_step != self.best.judged_step:
+            # A stop, or the end of an earlier trainer, came between a step and its evaluation.
+            by_steps = self.args.eval_strategy == IntervalStrategy.STEPS
+            self._owes_evaluation = self.state.global_step % self.state.eval_steps == 0 if by_steps else trained[1] == 0
         return trained
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_adapter(self, folder: str) -> None:
         # `load_adapter`, which transformers uses, brings the adapters back in fp32 where TRL had cast them to bf16.
         # Copying into the parameters that are there keeps the type they were trained in.
-        set_peft_model_state_dict(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
+        set_peft_model_state_dict(self.model, load_peft_weights(folder, device="cpu"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._load_adapter(resume_from_checkpoint)
         self._restored = load_training_state(Path(resume_from_checkpoint))
         self._total_train_tokens = self._restored["tokens"]
         self.reporter.start_counting_at(self._restored["tokens"])

@@ -14,6 +14,14 @@ from engine.spec import TOP_SETTINGS, RunSpec, Section
 from engine.starter import starter_spec
 
 LEAST: dict[str, Any] = {"model": {"name_or_path": "some/model"}, "data": {"train": "rows.jsonl"}}
+HELD_OUT: dict[str, Any] = {"train": "a.jsonl", "eval_fraction": 0.1}
+BY_STEPS: dict[str, Any] = {
+    "load_best_model_at_end": True,
+    "eval_strategy": "steps",
+    "eval_steps": 10,
+    "save_strategy": "steps",
+    "save_steps": 20,
+}
 
 
 def problems(raw: dict[str, Any]) -> dict[str, str]:
@@ -75,6 +83,21 @@ def test_a_number_that_yaml_reads_as_text_is_a_number() -> None:
         ({"data": {"train": "a.jsonl", "eval": "b.jsonl", "eval_fraction": 0.1}}, "data.eval_fraction"),
         ({"data": {"train": "a.jsonl", "packing": True, "max_length": None}}, "data.max_length"),
         ({"data": {"train": "a.jsonl", "samples": 3}}, "data.samples"),
+        ({"data": HELD_OUT, "training": BY_STEPS | {"save_steps": 15}}, "training.save_steps"),
+        ({"data": HELD_OUT, "training": BY_STEPS | {"save_strategy": "epoch"}}, "training.save_strategy"),
+        ({"data": HELD_OUT, "training": BY_STEPS | {"eval_strategy": "no"}}, "training.load_best_model_at_end"),
+        ({"data": HELD_OUT, "training": {"early_stopping_patience": 2}}, "training.early_stopping_patience"),
+        ({"training": {"early_stopping_patience": 2}}, "training.early_stopping_patience"),
+        ({"training": BY_STEPS}, "training.load_best_model_at_end"),
+        ({"training": {"metric_for_best_model": "eval_loss"}}, "training.metric_for_best_model"),
+        (
+            {"data": HELD_OUT, "training": BY_STEPS | {"early_stopping_threshold": 1}},
+            "training.early_stopping_threshold",
+        ),
+        ({"data": HELD_OUT | {"samples_at_eval": True}, "training": BY_STEPS}, "data.samples_at_eval"),
+        ({"data": HELD_OUT | {"samples_at_eval": True, "samples": 2}}, "data.samples_at_eval"),
+        ({"data": {"train": "a.jsonl", "sample_prompts": [""]}}, "data.sample_prompts"),
+        ({"training": {"report_to": ["tensorbord"]}}, "training.report_to"),
         ({"hardware": {"device": "cpu"}, "training": {"optim": "paged_adamw_32bit"}}, "training.optim"),
         ({"hardware": {"device": "cpu"}, "training": {"fp16": True}}, "training.fp16"),
         ({"hardware": {"memory_limit": "12MiB"}}, "hardware.memory_limit"),
@@ -82,6 +105,27 @@ def test_a_number_that_yaml_reads_as_text_is_a_number() -> None:
 )
 def test_settings_that_cannot_go_together_are_refused(changes: dict[str, Any], field: str) -> None:
     assert field in problems({**LEAST, **changes})
+
+
+@pytest.mark.parametrize(
+    ("data", "training"),
+    [
+        (HELD_OUT, BY_STEPS),
+        (HELD_OUT, BY_STEPS | {"save_steps": 30, "metric_for_best_model": "eval_mean_token_accuracy"}),
+        (HELD_OUT, {"eval_strategy": "epoch", "load_best_model_at_end": True}),
+        # Without a best to keep, checkpoints may fall where they like.
+        (HELD_OUT, {"eval_strategy": "epoch", "save_strategy": "no", "early_stopping_patience": 2}),
+        ({"train": "a.jsonl", "sample_prompts": ["hello"]}, {"report_to": ["wandb", "tensorboard"]}),
+    ],
+)
+def test_what_transformers_takes_is_not_refused(data: dict[str, Any], training: dict[str, Any]) -> None:
+    parse_spec({**LEAST, "data": data, "training": training})
+
+
+def test_a_multiple_of_the_evaluations_steps_is_named() -> None:
+    told = problems({**LEAST, "data": HELD_OUT, "training": BY_STEPS | {"save_steps": 15}})
+    assert "15 is no multiple of eval_steps: 10" in told["training.save_steps"]
+    assert "write 20" in told["training.save_steps"]
 
 
 @pytest.mark.parametrize(

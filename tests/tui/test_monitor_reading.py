@@ -40,6 +40,27 @@ async def test_all_samples_are_on_a_screen_of_their_own(trained_run: RunFolder) 
         await until(pilot, lambda: isinstance(pilot.app.screen, MonitorScreen), "the monitor again")
 
 
+async def test_answers_to_one_prompt_at_several_steps_are_together(trained_run: RunFolder) -> None:
+    for step, model, said_then in ((40, "adapter", "hm"), (80, "adapter", "so"), (80, "base", "ah")):
+        trained_run.trainer.write(
+            "sample",
+            time=BEGAN + 200,
+            step=step,
+            prompt_index=0,
+            model=model,
+            prompt="why?",
+            completion=said_then,
+        )
+    async with app(trained_run).run_test(size=(80, 24)) as pilot:
+        await opened(pilot)
+        await pilot.press("a")
+        await until(pilot, lambda: isinstance(pilot.app.screen, SamplesScreen), "the samples")
+        words = [str(each.words) for each in pilot.app.screen.query(Words)]
+        assert words[-1] == (
+            "steps 40 to 80, prompt 1\nwhy?\nadapter at step 80\n  so\nbase at step 80\n  ah\nadapter at step 40\n  hm"
+        )
+
+
 async def test_the_log_is_searched_by_keys(trained_run: RunFolder) -> None:
     async with app(trained_run).run_test(size=(80, 24)) as pilot:
         await opened(pilot)

@@ -204,7 +204,7 @@ async def test_settings_that_do_not_go_together_are_marked_where_the_problem_is(
         shown = lines(pilot)
         assert any(line.startswith("! eval_strategy") for line in shown)
         assert any("no rows are held out" in line for line in shown)
-        assert any("27 more" in line and "! 1 wrong" in line for line in shown)  # eval_steps is missing
+        assert any("32 more" in line and "! 1 wrong" in line for line in shown)  # eval_steps is missing
 
 
 async def test_changed_settings_are_marked_and_counted_where_they_are_folded() -> None:

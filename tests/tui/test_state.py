@@ -131,7 +131,8 @@ names = st.sampled_from(
     ["step", "loss", "eval_loss", "total_steps", "state", "cause", "gpus", "host", "notes", "time", "message", "path"]
 )
 TRAINERS = ["step", "eval", "plan", "state", "sample", "checkpoint", "oom", "warning", "error", "control", "new"]
-kinds = st.sampled_from([*TRAINERS, "hardware", "note", "retry", "joined", "health", "remedies"])
+JUDGED = ["best", "early_stop", "kept"]
+kinds = st.sampled_from([*TRAINERS, *JUDGED, "hardware", "note", "retry", "joined", "health", "remedies"])
 damaged_events = st.lists(
     st.builds(lambda kind, fields: {**fields, "type": kind}, kinds, st.dictionaries(names, json_values))
 )
@@ -235,6 +236,46 @@ def test_of_a_text_of_a_million_characters_the_beginning_is_kept() -> None:
     assert len(state.samples[0].prompt) < LONGEST_TEXT + 50
     assert "(1,000,000 characters)" in state.samples[0].prompt
     assert len(str(state.recent[-1])) < LONGEST_TEXT + 200
+
+
+def test_the_best_evaluation_is_the_one_that_the_run_says_it_is() -> None:
+    by_accuracy = [
+        event("eval", step=2, eval_loss=1.0, eval_token_accuracy=0.5),
+        event("best", step=2, metric="eval_mean_token_accuracy", value=0.5),
+        event("eval", step=4, eval_loss=1.5, eval_token_accuracy=0.7),
+        event("best", step=4, metric="eval_mean_token_accuracy", value=0.7),
+        event("eval", step=6, eval_loss=0.9, eval_token_accuracy=0.6),
+    ]
+    state = applied(*(step(number) for number in range(1, 7)), *by_accuracy)
+    assert state.best_evaluation is not None
+    assert state.best_evaluation.step == 4
+    state.apply(event("state", state="loading", resumed_from_step=3))
+    assert state.best_evaluation.step == 2
+
+
+def test_the_kept_adapters_answer_at_the_end_stands_in_for_the_one_before() -> None:
+    def answer(step: int, model: str, completion: str) -> dict[str, Any]:
+        return event("sample", step=step, prompt_index=0, prompt="q", model=model, completion=completion)
+
+    state = applied(
+        answer(2, "adapter", "two"), answer(4, "adapter", "four"), answer(2, "base", "b"), answer(2, "adapter", "kept")
+    )
+    said = [(sample.step, sample.model, sample.completion) for sample in state.samples]
+    assert said == [(4, "adapter", "four"), (2, "base", "b"), (2, "adapter", "kept")]
+    newest = str(event_words.newest_sample(state, UNICODE, 60))
+    assert newest.split("\n")[0].startswith("sample at 2")
+    assert "kept" in newest
+    assert "four" not in newest
+
+
+def test_an_early_end_and_the_adapter_that_is_kept_are_told_in_words() -> None:
+    state = applied(
+        event("early_stop", step=1200, best_step=900, metric="eval_loss", value=1.0, patience=3),
+        event("kept", step=900, metric="eval_loss", value=1.0, last_step=1200),
+    )
+    words = str(event_words.recent_events(state, UNICODE, 5))
+    assert "training ends early at step 1,200: no better evaluation for 3" in words
+    assert "the adapter of step 900 is kept, the best" in words
 
 
 def test_short_turns_to_evaluate_and_save_are_no_news() -> None:

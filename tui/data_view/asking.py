@@ -16,7 +16,7 @@ from engine.data.lengths import RowLengths
 from engine.data.report import DataReport
 from engine.inspector import Inspector, InspectorError
 from engine.prepare import for_device, with_absolute_paths
-from engine.spec import RunSpec
+from engine.spec import SAMPLE_SETTINGS, RunSpec
 from tui.data_view.choices import Measured
 from tui.data_view.preview import Preview, SideName
 
@@ -116,7 +116,5 @@ def _told(work: Callable[[], T]) -> T | str:
 
 def what_decides(spec: RunSpec) -> tuple[object, ...]:
     """What the check and the lengths depend on, of a spec: with the same, nothing has to be asked anew."""
-    data = spec.data.model_dump(
-        exclude={"max_length", "packing", "packing_strategy", "on_bad_row", "samples", "samples_max_new_tokens"}
-    )
+    data = spec.data.model_dump(exclude={"max_length", "packing", "packing_strategy", "on_bad_row", *SAMPLE_SETTINGS})
     return str(data), spec.model, spec.training.seed

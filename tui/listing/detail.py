@@ -9,7 +9,7 @@ from textual.content import Content
 
 from engine.runs.fields import number
 from engine.runs.store import RunStatus
-from engine.units import ago, amount, count
+from engine.units import ago, amount, count, figures, percent
 from tui.glyphs import STATE_STYLES, Glyphs
 from tui.listing.catalog import RunRow
 from tui.listing.columns import identity, shown, took
@@ -47,20 +47,31 @@ def _identity(row: RunRow, glyphs: Glyphs) -> Content:
 
 def _figures(row: RunRow, glyphs: Glyphs, now: float) -> Content:
     status = row.status
-    figures = [shown(status.targets, glyphs)] if status.targets else []
+    said = [shown(status.targets, glyphs)] if status.targets else []
+    if best := _best(status):
+        said.append(best)
     if status.tokens is not None:
-        figures.append(f"{count(status.tokens)} tokens")
+        said.append(f"{count(status.tokens)} tokens")
     if (seconds := took_s(row, now)) is not None:
-        figures.append(f"{'going for' if row.is_going else 'took'} {took(seconds)}")
+        said.append(f"{'going for' if row.is_going else 'took'} {took(seconds)}")
     if memory := _memory(status):
-        figures.append(memory)
+        said.append(memory)
     if status.data:
-        figures.append(shown(status.data, glyphs))
+        said.append(shown(status.data, glyphs))
     if began := started(row):
-        figures.append(f"started {_when(began)}, {ago(max(0.0, now - began))}")
+        said.append(f"started {_when(began)}, {ago(max(0.0, now - began))}")
     if status.host:
-        figures.append(f"on {shown(status.host, glyphs)}")
-    return Content.styled(f" {glyphs.between} ".join(figures), "$secondary")
+        said.append(f"on {shown(status.host, glyphs)}")
+    return Content.styled(f" {glyphs.between} ".join(said), "$secondary")
+
+
+def _best(status: RunStatus) -> str:
+    """`best eval loss 1.131 at step 40`; empty where the run looks for no best step."""
+    if status.best_step is None or status.best_value is None:
+        return ""
+    by_loss = status.best_metric == "eval_loss"
+    value = f"eval loss {figures(status.best_value)}" if by_loss else f"token accuracy {percent(status.best_value)}"
+    return f"best {value} at step {status.best_step:,}"
 
 
 def _memory(status: RunStatus) -> str:

@@ -23,7 +23,7 @@ IN_FOOTER: list[BindingType] = [
 
 IN_HELP: list[BindingType] = [
     _key("enter", "next_step", "go on", "next_step", "What the lines above offer: ways out of memory, the next run."),
-    _key("E", "evaluate", "evaluate now", "evaluate", "Measure the held-out rows after this step."),
+    _key("E", "evaluate", "evaluate", "evaluate", "Held-out rows now; of an ended run, base against adapter."),
     _key("C", "chart(-1)", "chart before", "chart_before", "The chart before this one."),
     _key("y", "log_scale", "log y", "log_scale", "Loss on a logarithmic axis."),
     _key("plus,equals_sign", "zoom(True)", "closer", "closer", "See half as much of the chart.", "+"),
@@ -34,6 +34,7 @@ IN_HELP: list[BindingType] = [
     _key("shift+right", "move(1, True)", "far right", "far_right", "Move it by a large step."),
     _key("v", "cursor", "cursor", "cursor", "A cursor that reads out values: on the chart, the other one, away."),
     _key("a", "samples", "samples", "samples", "All answers to held-out prompts."),
+    _key("t", "try", "try", "try", "Ask its model: base and adapter side by side."),
     _key("e", "editor", "log in editor", "editor", "trainer.log in your $EDITOR."),
     _key("x", "copy", "copy", "copy", "The chart's values in sight as CSV: to the clipboard and a file."),
     _key("X", "copy_command", "copy command", "copy_command", "The run's command: to the clipboard and a file."),

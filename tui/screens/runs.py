@@ -42,7 +42,9 @@ FIRST_SLICE_S = 0.03
 SLICE_S = 0.5
 FLASH_S = 6.0
 FILTER_HINT = "words that a run must have; state:failed tag:x model: data: targets: note: id: host:"
-LIST_ACTIONS = frozenset({"filter", "sort", "turn", "tree", "mark", "compare", "tags", "note", "delete", "back"})
+LIST_ACTIONS = frozenset(
+    {"filter", "sort", "turn", "tree", "mark", "compare", "try", "evaluation", "tags", "note", "delete", "back"}
+)
 """Actions that need a list of runs, and wait while something is typed."""
 RARE = frozenset({"runs.tree", "runs.tags", "runs.note"})
 """Keys that a narrow terminal shows only in the help."""
@@ -73,6 +75,8 @@ class RunsScreen(Screen[None]):
         Binding("v", "tree", "tree", id="runs.tree", tooltip="Children under the runs that they continue, and back."),
         Binding("space", "mark", "mark", id="runs.mark", tooltip="Mark this run, to compare or delete several."),
         Binding("c", "compare", "compare", id="runs.compare", tooltip="The marked runs (2 to 8) side by side."),
+        Binding("T", "try", "try", show=False, id="runs.try", tooltip="Ask its model: base and adapter side by side."),
+        Binding("E", "evaluation", "evaluate", show=False, id="runs.evaluation", tooltip="Base against adapter."),
         Binding("t", "tags", "tags", id="runs.tags", tooltip="Edit the tags of this run or the marked ones."),
         Binding("n", "note", "note", id="runs.note", tooltip="Add a note to this run."),
         Binding("d,delete", "delete", "delete", id="runs.delete", tooltip="Delete this run or the marked ones. Asks."),
@@ -336,6 +340,18 @@ class RunsScreen(Screen[None]):
             self.app.push_screen(screen)
         else:
             self.app.switch_screen(screen)
+
+    def action_try(self) -> None:
+        from tui.screens.chat import ChatScreen
+
+        if self._table.row is not None:
+            self.app.push_screen(ChatScreen(self._table.row.run, self.glyphs))
+
+    def action_evaluation(self) -> None:
+        from tui.screens.evaluation import EvaluationScreen
+
+        if self._table.row is not None:
+            self.app.push_screen(EvaluationScreen(self._table.row.run, self.glyphs))
 
     def action_tags(self) -> None:
         if rows := self.chosen():

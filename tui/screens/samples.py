@@ -1,9 +1,8 @@
-"""All answers of a run to its held-out prompts, newest first."""
+"""All answers of a run to its prompts: those that it was asked last first, each with all answers to it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -23,7 +22,7 @@ MOST_PROMPTS = 100
 
 
 class SamplesScreen(Screen[None]):
-    """Prompts with the answers of base and adapter below each other, and what was expected."""
+    """Prompts with the answers to each below each other, the newest first, and what was expected."""
 
     AUTO_FOCUS = "VerticalScroll"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -51,18 +50,22 @@ class SamplesScreen(Screen[None]):
 
     def _words(self, samples: list[Sample]) -> Content:
         first, plain = samples[0], self.glyphs.plain
+        steps = sorted({sample.step for sample in samples})
+        when = f"step {first.step:,}" if len(steps) == 1 else f"steps {steps[0]:,} to {steps[-1]:,}"
         lines = [
-            Content.styled(f"step {first.step:,}, prompt {first.prompt_index + 1:,}", "$secondary"),
+            Content.styled(f"{when}, prompt {first.prompt_index + 1:,}", "$secondary"),
             *(Content.styled(plain(line), "bold") for line in first.prompt.strip().splitlines()),
         ]
-        for who, said in answers(samples):
+        for who, said in answers(samples, with_steps=len(steps) > 1):
             lines.append(Content.styled(plain(who), "$secondary"))
             lines += [Content(f"  {plain(line)}") for line in said.strip().splitlines() or ["(nothing)"]]
         return Content("\n").join(lines)
 
 
 def _prompts(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-    """The samples of one step and prompt together, newest step first."""
-    ordered = sorted(samples, key=lambda sample: (-sample.step, sample.prompt_index))
-    for _, same in groupby(ordered, key=lambda sample: (sample.step, sample.prompt_index)):
-        yield list(same)
+    """The samples of each prompt together, newest step first; prompts that were asked last come first."""
+    asked: dict[tuple[int, str], list[Sample]] = {}
+    for sample in samples:
+        asked.setdefault((sample.prompt_index, sample.prompt), []).append(sample)
+    each = [sorted(same, key=lambda sample: -sample.step) for same in asked.values()]
+    yield from sorted(each, key=lambda same: (-same[0].step, same[0].prompt_index))

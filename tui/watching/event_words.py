@@ -19,6 +19,8 @@ LONGEST_TEXT = 400
 """Characters of one field of an event that the list of events shows."""
 LONGEST_NAME = 20
 """Cells of who gave an answer."""
+LATEST_SAMPLES = 256
+"""Answers of base and adapter to all prompts that a run may have."""
 CLOCK = "%H:%M:%S"
 
 TAKEN: Mapping[str, str] = {
@@ -52,7 +54,7 @@ def newest_sample(state: RunState, glyphs: Glyphs, width: int) -> Content | None
     newest = state.samples[-1]
     beside = [
         sample
-        for sample in state.samples[-64:]
+        for sample in state.samples[-LATEST_SAMPLES:]
         if (sample.step, sample.prompt_index) == (newest.step, newest.prompt_index)
     ]
     lines = [_one_line(f"sample at {newest.step:,}", newest.prompt, glyphs, width, "$secondary")]
@@ -60,10 +62,11 @@ def newest_sample(state: RunState, glyphs: Glyphs, width: int) -> Content | None
     return Content("\n").join(lines)
 
 
-def answers(samples: Sequence[Sample]) -> list[tuple[str, str]]:
+def answers(samples: Sequence[Sample], with_steps: bool = False) -> list[tuple[str, str]]:
     """Who said what to one prompt: the models, then what was expected."""
     expected = [("expected", sample.expected) for sample in samples[:1] if sample.expected]
-    return [*((sample.model, sample.completion) for sample in samples), *expected]
+    said = ((f"{s.model} at step {s.step:,}" if with_steps else s.model, s.completion) for s in samples)
+    return [*said, *expected]
 
 
 def _one_line(name: str, said: str, glyphs: Glyphs, width: int, style: str) -> Content:
@@ -98,6 +101,12 @@ def _event(event: Event, best_step: int | None, glyphs: Glyphs) -> Content | Non
         )
     if kind == "note":
         return Content.assemble(("note  ", "$secondary"), (_begin(event, "text", glyphs), "$accent"))
+    if kind == "early_stop":
+        waited = whole(event.get("patience")) or 0
+        words = f"training ends early at step {step or 0:,}: no better evaluation for {waited}"
+        return Content.styled(words, "$warning")
+    if kind == "kept":
+        return Content.styled(f"the adapter of step {step or 0:,} is kept, the best", "$success")
     if kind == "control":
         return Content(TAKEN.get(text(event, "request"), "a request was taken"))
     if kind == "oom":

@@ -29,7 +29,21 @@ MOST_KEPT = 500
 LONGEST_TEXT = 16_000
 """Characters of one field of an event that are kept."""
 NOTABLE = frozenset(
-    {"eval", "sample", "checkpoint", "oom", "warning", "error", "control", "state", "plan", "note", "retry"}
+    {
+        "eval",
+        "sample",
+        "checkpoint",
+        "oom",
+        "warning",
+        "error",
+        "control",
+        "state",
+        "plan",
+        "note",
+        "retry",
+        "early_stop",
+        "kept",
+    }
 )
 JOINED = "joined"
 """Type of the event that a reader puts between the history of a run and that of the run which continues it: `step` of
@@ -66,7 +80,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Sample:
-    """An answer of the base model or the adapter to a held-out prompt."""
+    """An answer of the base model or the adapter to a prompt."""
 
     step: int
     prompt_index: int
@@ -74,6 +88,11 @@ class Sample:
     prompt: str
     completion: str
     expected: str
+    """Empty where nobody knows the answer: to prompts of a person's own."""
+
+    @property
+    def place(self) -> tuple[int, int, str]:
+        return self.step, self.prompt_index, self.model
 
 
 @dataclass(frozen=True)
@@ -113,7 +132,9 @@ class RunState:
         self.checkpoints: list[int] = []
         """Steps of the checkpoints that were saved."""
         self.best_evaluation: Evaluation | None = None
-        """The one with the lowest loss."""
+        """The one that the run says is the best, or else that with the lowest loss."""
+        self._best_steps: list[int] = []
+        """Steps that the run said were the best so far."""
         self.problems: list[Problem] = []
         self.oom: Event | None = None
         self.remedies: Event | None = None
@@ -173,6 +194,9 @@ class RunState:
                 _keep(self.problems, problem)
             elif kind == "retry":
                 self.continued_by = text(event, "child") or None
+        elif kind == "best":
+            _keep(self._best_steps, whole(event.get("step")) or 0)
+            self._choose_best()
         elif kind == "remedies":
             self.remedies = event
         elif kind == JOINED:
@@ -330,9 +354,8 @@ class RunState:
         self.samples = [sample for sample in self.samples if sample.step <= step]
         self.checkpoints = [checkpoint for checkpoint in self.checkpoints if checkpoint <= step]
         if self.best_evaluation is not None and self.best_evaluation.step > step:
-            self.best_evaluation = None
-            for evaluation in self.evaluations:
-                self._compare(evaluation)
+            self._best_steps = [best for best in self._best_steps if best <= step]
+            self._choose_best()
         self.step = min(self.step, step)
 
     def _apply_plan(self, event: Event) -> None:
@@ -358,7 +381,18 @@ class RunState:
             points.truncate(step)  # a second evaluation of the same step stands beside the first, never before it
             points.append(step, value)
 
+    def _choose_best(self) -> None:
+        self.best_evaluation = None
+        for evaluation in reversed(self.evaluations):
+            if self._best_steps and evaluation.step == self._best_steps[-1]:
+                self.best_evaluation = evaluation
+                return
+        for evaluation in self.evaluations:
+            self._compare(evaluation)
+
     def _compare(self, evaluation: Evaluation) -> None:
+        if self._best_steps:
+            return
         best = self.best_evaluation.loss if self.best_evaluation else None
         if evaluation.loss is not None and (best is None or evaluation.loss < best):
             self.best_evaluation = evaluation
@@ -372,6 +406,9 @@ class RunState:
             completion=text(event, "completion"),
             expected=text(event, "expected"),
         )
+        # The adapter that is kept answers once more at the end, beside the base.
+        if any(earlier.place == sample.place for earlier in self.samples):
+            self.samples = [earlier for earlier in self.samples if earlier.place != sample.place]
         _keep(self.samples, sample)
 
 

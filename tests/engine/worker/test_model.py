@@ -78,12 +78,26 @@ def test_a_folder_with_pickle_weights_only_is_refused(tiny_spec: MakeSpec, tiny_
 
 def test_settings_keep_their_names_on_the_way_to_trl(tiny_spec: MakeSpec, tmp_path: Path) -> None:
     spec = tiny_spec(
-        training={"learning_rate": 3e-4, "neftune_noise_alpha": 5.0, "save_strategy": "steps", "save_steps": 7}
+        data={"eval_fraction": 0.1},
+        training={
+            "learning_rate": 3e-4,
+            "neftune_noise_alpha": 5.0,
+            "eval_strategy": "steps",
+            "eval_steps": 7,
+            "save_strategy": "steps",
+            "save_steps": 14,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_mean_token_accuracy",
+            "early_stopping_patience": 2,
+            "report_to": ["tensorboard"],
+        },
     )
     config = sft_config(spec, tmp_path)
-    for name, value in spec.training.model_dump().items():
-        if name not in ("lr_scheduler_kwargs", "eval_steps"):
+    callbacks_settings = {"early_stopping_patience", "early_stopping_threshold", "report_to"}
+    for name, value in spec.training.model_dump(exclude=callbacks_settings).items():
+        if name != "lr_scheduler_kwargs":
             assert getattr(config, name) == value, name
+    assert config.greater_is_better
     assert config.max_length == 64
     assert config.use_cpu
     assert config.report_to == []
