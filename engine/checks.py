@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from engine.spec import SPEC_VERSION, TOP_SETTINGS, RunSpec, Section
+from engine.spec import SPEC_VERSION, TOP_SETTINGS, RunSpec, Section, Tracker
 
 SYNONYMS = {
     "rank": "lora.r",
@@ -37,11 +38,23 @@ SYNONYMS = {
     "target_linear": "lora.target_modules",
     "max_memory": "hardware.memory_limit",
     "auto_find_batch_size": "on_oom",
+    "load_best": "training.load_best_model_at_end",
+    "early_stopping": "training.early_stopping_patience",
+    "patience": "training.early_stopping_patience",
+    "loggers": "training.report_to",
 }
 """Names that people bring from older versions and other tools, and where the setting is here."""
 
 LEAST_LIMIT_BYTES = 256 * 2**20
 """No memory_limit below this can work: a CUDA context alone takes 250 MiB and more, the libraries on a CPU 480."""
+
+
+LIBRARIES_OF: dict[Tracker, tuple[str, ...]] = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
+}
+"""Tracker -> the packages that write for it, the one to install first; any of them does."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,10 @@ def impossible_combinations(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("training.eval_on_start", "no rows are held out", "set data.eval or data.eval_fraction")
     if data.samples and not spec.has_eval:
         yield Problem("data.samples", "no rows are held out to answer", "set data.eval or data.eval_fraction")
+    if data.samples_at_eval and not data.samples:
+        yield Problem("data.samples_at_eval", "data.samples is 0, so there is nothing to answer", "set data.samples")
+    elif data.samples_at_eval and training.eval_strategy == "no":
+        yield Problem("data.samples_at_eval", "there is no evaluation during training", "set training.eval_strategy")
     if training.eval_strategy == "steps" and training.eval_steps is None:
         yield Problem(
             "training.eval_steps",
@@ -176,6 +193,8 @@ def impossible_combinations(spec: RunSpec) -> Iterator[Problem]:
             "is missing with save_strategy: steps",
             "write a number of steps, such as 50",
         )
+    yield from _problems_of_best(spec)
+    yield from _problems_of_slurm(spec)
     if data.packing and data.max_length is None:
         yield Problem("data.max_length", "packing needs a block length", "write a number, such as 1024")
     if data.assistant_only_loss and data.format in ("text", "prompt-completion"):
@@ -193,6 +212,69 @@ def impossible_combinations(spec: RunSpec) -> Iterator[Problem]:
         yield from _problems_on_cpu(spec)
 
 
+def missing_trackers(report_to: Sequence[Tracker]) -> Iterator[Problem]:
+    """Trackers whose library is not installed beside this one. Not part of a spec's own validity: a run that was made
+    elsewhere can be read where they are missing."""
+    for tracker in dict.fromkeys(report_to):
+        if not any(_is_installed(library) for library in LIBRARIES_OF[tracker]):
+            yield Problem(
+                "training.report_to",
+                f"{tracker} is not installed",
+                f"`pip install {LIBRARIES_OF[tracker][0]}` beside Loradeck, or leave it out",
+            )
+
+
+def _is_installed(library: str) -> bool:
+    found = importlib.util.find_spec(library)
+    return found is not None and found.origin is not None  # a mere folder of that name has none
+
+
+def _problems_of_best(spec: RunSpec) -> Iterator[Problem]:
+    """Of settings that compare evaluations: what they need, and what transformers would refuse after loading."""
+    training = spec.training
+    wanted = {
+        "training.load_best_model_at_end": training.load_best_model_at_end,
+        "training.early_stopping_patience": training.early_stopping_patience is not None,
+    }
+    for field in (name for name, is_set in wanted.items() if is_set):
+        if not spec.has_eval:
+            yield Problem(field, "no rows are held out to measure", "set data.eval or data.eval_fraction")
+        elif training.eval_strategy == "no":
+            yield Problem(field, "there is no evaluation during training", "set training.eval_strategy")
+    if training.metric_for_best_model is not None and spec.best_metric is None:
+        yield Problem(
+            "training.metric_for_best_model",
+            "nothing asks which evaluation is the best",
+            "set training.load_best_model_at_end or training.early_stopping_patience",
+        )
+    if training.early_stopping_threshold and training.early_stopping_patience is None:
+        yield Problem(
+            "training.early_stopping_threshold",
+            "does nothing without early_stopping_patience",
+            "set training.early_stopping_patience, such as 3",
+        )
+    if training.load_best_model_at_end and training.eval_strategy != "no":
+        if training.save_strategy != training.eval_strategy:
+            yield Problem(
+                "training.save_strategy",
+                f"{training.save_strategy} is another than eval_strategy: {training.eval_strategy}, and "
+                "load_best_model_at_end needs checkpoints where evaluations are",
+                f"write {training.eval_strategy}",
+            )
+        elif (
+            training.eval_strategy == "steps"
+            and training.eval_steps
+            and training.save_steps
+            and (over := training.save_steps % training.eval_steps)
+        ):
+            yield Problem(
+                "training.save_steps",
+                f"{training.save_steps} is no multiple of eval_steps: {training.eval_steps}, and "
+                "load_best_model_at_end needs checkpoints where evaluations are",
+                f"write {training.save_steps - over + training.eval_steps}, or another multiple",
+            )
+
+
 def _problems_on_cpu(spec: RunSpec) -> Iterator[Problem]:
     training = spec.training
     if training.optim.startswith("paged_"):
@@ -207,6 +289,17 @@ def _problems_on_cpu(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("training.tf32", "needs an Ampere GPU or newer", "leave it unset on a CPU")
     if spec.model.attn_implementation in ("flash_attention_2", "flash_attention_3"):
         yield Problem("model.attn_implementation", "flash attention needs a GPU", "write sdpa")
+
+
+def _problems_of_slurm(spec: RunSpec) -> Iterator[Problem]:
+    hardware = spec.hardware
+    wants_gpu = hardware.device.startswith("cuda")
+    if hardware.launcher == "slurm" and wants_gpu and not hardware.slurm_settings.asks_for_gpus:
+        yield Problem(
+            "hardware.slurm",
+            f"the job asks for no GPU, and device is {hardware.device}",
+            "write gpus: 1 in hardware.slurm, or device: cpu",
+        )
 
 
 def field_names() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -18,7 +19,8 @@ from packaging.requirements import Requirement
 
 from engine.hardware import driver_version, list_gpus
 from engine.memory.card import short_name, store_context
-from engine.runs.store import home
+from engine.runs.store import HEARTBEAT_OLD_S, home
+from engine.slurm import commands
 
 LITTLE_DISK_BYTES = 20 * 2**30
 PROBE_TIMEOUT_S = 120.0
@@ -45,6 +47,8 @@ def examine() -> Iterator[Finding]:
         _torch,
         _bitsandbytes,
         _disk,
+        _locks,
+        _slurm,
         _hub,
     ]
     for check in checks:
@@ -160,6 +164,46 @@ def _disk() -> Iterator[Finding]:
         if little
         else "",
     )
+
+
+def _locks() -> Iterator[Finding]:
+    """Whether flock works where runs are kept: it tells a live run from a lost one."""
+    folder = next((path for path in (home(), *home().parents) if path.exists()), None)
+    if folder is None or not os.access(folder, os.W_OK):
+        return  # told already
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".loradeck-") as first, open(first.name, "rb") as second:
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield Finding("locks", "ok", f"flock works in {folder}")
+            return
+        except OSError as error:
+            why = str(error.strerror)
+        else:
+            why = "two hold the same lock at once"
+    yield Finding(
+        "locks",
+        "note",
+        f"flock does not work in {folder}: {why}",
+        f"A run there counts as lost when its heartbeat is {HEARTBEAT_OLD_S:.0f} s old. Do not start one run twice.",
+    )
+
+
+def _slurm() -> Iterator[Finding]:
+    if shutil.which("sbatch") is None:
+        return
+    reason = commands.missing()
+    if reason is not None:
+        yield Finding("slurm", "note", reason, "Runs with hardware.launcher: slurm need them.")
+    else:
+        version = commands.version()
+        yield Finding(
+            "slurm",
+            "note" if version is None else "ok",
+            version or "its commands are here, and do not answer",
+            "`sinfo` says why." if version is None else "",
+        )
 
 
 def _hub() -> Iterator[Finding]:

@@ -295,9 +295,32 @@ HELP: dict[str, Help] = {
     "data.samples": Help(
         typical="3 to 5",
         unit="prompts",
-        memory="less than training: no gradients, one prompt at a time",
+        memory="less than training: no gradients, per_device_eval_batch_size prompts at a time; in no prediction",
         training="None; some seconds at the end. A loss cannot tell you whether answers are good: reading them can.",
         source="Loradeck",
+    ),
+    "data.samples_at_eval": Help(
+        typical="no; yes to watch the answers to held-out prompts change",
+        memory="less than a training step, but no prediction and no preflight counts it; where it does not suffice the "
+        "answers are given up and training goes on",
+        training="The same numbers bit for bit; training waits for samples x samples_max_new_tokens tokens at each "
+        "evaluation: seconds on a GPU, a minute or more on a CPU.",
+        source="Loradeck",
+    ),
+    "data.sample_prompts": Help(
+        typical="2 to 5 that you know good answers to, one of them off your data's subject, to see what is forgotten",
+        memory="less than a training step, but no prediction and no preflight counts it; where it does not suffice the "
+        "answers are given up and training goes on",
+        training="The same numbers bit for bit; training waits for prompts x samples_max_new_tokens tokens at each "
+        "evaluation. Without eval_strategy they are answered at the end only.",
+        source="Loradeck",
+    ),
+    "data.samples_max_new_tokens": Help(
+        typical="32 to 256: as long as good answers are",
+        unit="tokens",
+        memory="keys and values of that many tokens for each prompt at hand",
+        training="None. An answer that does not end by itself takes the time of all of them.",
+        source="transformers docs, GenerationConfig.max_new_tokens",
     ),
     "training.per_device_train_batch_size": Help(
         typical="1 to 8: the largest that fits; then accumulation makes up the rest",
@@ -451,6 +474,14 @@ HELP: dict[str, Help] = {
         training="none",
         source=TRAINER,
     ),
+    "training.report_to": Help(
+        typical="unset; tensorboard, wandb or trackio where you compare runs with it",
+        memory="none to speak of",
+        training="None. tensorboard and wandb write into the run's folder tracking, trackio into its own database. "
+        "wandb stays offline unless WANDB_MODE says otherwise (`wandb sync` sends it later). A tracker that fails is "
+        "left out, with a warning.",
+        source="transformers docs, Callbacks",
+    ),
     "training.eval_strategy": Help(
         typical="epoch; steps for long runs",
         memory="less than a training step of the same batch",
@@ -463,6 +494,33 @@ HELP: dict[str, Help] = {
         memory="none",
         training="none, but time",
         source=TRAINER,
+    ),
+    "training.load_best_model_at_end": Help(
+        typical="yes for small data and several epochs, with save_strategy as eval_strategy",
+        memory="disk only: one checkpoint more",
+        training="None; it chooses which step's adapter is left. The held-out loss of the chosen step looks a little "
+        "better than new rows would: it was chosen for that.",
+        source=TRAINER,
+    ),
+    "training.metric_for_best_model": Help(
+        typical="unset: eval_loss; eval_mean_token_accuracy where single tokens decide, as in classifying",
+        memory="none",
+        training="The loss turns up before the accuracy does: it also punishes being sure of what is wrong.",
+        source=TRAINER,
+    ),
+    "training.early_stopping_patience": Help(
+        typical="2 to 5, with evaluations some tenth of an epoch apart",
+        unit="evaluations",
+        memory="none",
+        training="Saves the time in which a run only memorizes. The learning rate has then not run down to its end, so "
+        "a shorter run with a full schedule may do better still.",
+        source="transformers docs, EarlyStoppingCallback",
+    ),
+    "training.early_stopping_threshold": Help(
+        typical="0; 0.001 to 0.01 where the loss creeps",
+        memory="none",
+        training="Higher ends sooner. What is better by less is still kept as the best.",
+        source="transformers docs, EarlyStoppingCallback",
     ),
     "training.save_strategy": Help(
         typical="epoch; steps where an epoch takes hours",
@@ -502,6 +560,19 @@ HELP: dict[str, Help] = {
         "CPU it is resident memory, libraries (0.5 GiB) included",
         training="None while it suffices. What does not fit fails as out of memory, as on a card of that size.",
         source="torch docs, set_per_process_memory_fraction; getrlimit(2), RLIMIT_DATA",
+    ),
+    "hardware.launcher": Help(
+        typical="local; slurm on a cluster's login node, with hardware.slurm",
+        memory="none",
+        training="None. Run folder, screens and commands are the same; before it starts, the run is queued.",
+        source="man sbatch",
+    ),
+    "hardware.slurm": Help(
+        typical="partition: gpu, gpus: 1, cpus_per_task: 8, mem: 64G, time: '12:00:00'",
+        memory="mem is host memory: the libraries take 3 GB and more, loading a model up to the size of its weights",
+        training="None. Shortly before the time is over, and when it is preempted, the run saves a checkpoint; the job "
+        "then goes back to the queue and training goes on from there.",
+        source="man sbatch",
     ),
     "hardware.preflight": Help(
         typical="unset",

@@ -11,10 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from engine.memory.outcomes.comparison import compared
-from engine.runs import control
+from engine.runs.asking import ask
 from engine.runs.events import Event, EventTail
 from engine.runs.last_events import last_events
 from engine.runs.store import ENDED, Run, RunStatus, runs_folder
+from engine.slurm.commands import SlurmError
 
 POLL_S = 0.25
 MEMORY_WHEN = {"end": "at the end", "preflight": "in the preflight"}
@@ -78,8 +79,13 @@ def _to_its_end(run: Run, view: _View) -> RunStatus:
             if asked_to_stop:
                 raise LeftRunning(run) from None
             asked_to_stop = True
-            control.send(run.control_folder, "stop")
-            view.say("Stopping after this step, with a checkpoint. Ctrl-C again leaves it to itself.", "yellow")
+            try:
+                ask(run, "stop")
+            except SlurmError as error:
+                view.say(f"Slurm could not be asked to stop it: {error}", "red")
+                continue
+            if run.read_status().state not in ENDED:  # one that was queued is stopped at once
+                view.say("Stopping after this step, with a checkpoint. Ctrl-C again leaves it to itself.", "yellow")
 
 
 def _where_this_trainer_begins(run: Run) -> int:
@@ -99,6 +105,8 @@ class _View:
         self.progress = progress
         self.task = task
         self.total: int | None = None
+        self.told_of_queue = ""
+        """What was said last of why the run waits."""
 
     def say(self, text: str, style: str = "") -> None:
         self.console.print(Text(printable(text), style=style))
@@ -106,6 +114,9 @@ class _View:
     def at(self, status: RunStatus) -> None:
         doing = status.state if status.state != "training" or status.step == 0 else ""
         self.progress.update(self.task, doing=doing)
+        if status.state == "queued" and status.message not in ("", self.told_of_queue):
+            self.told_of_queue = status.message
+            self.say(status.message, "dim")
 
     def show(self, event: Event) -> None:
         kind = event["type"]
@@ -125,6 +136,14 @@ class _View:
             if (comparison := compared(event)) is not None:
                 when = MEMORY_WHEN.get(str(event.get("when")), "after the first step")
                 self.say(f"memory {when}: {comparison.words}")
+        elif kind == "best":
+            self.say(f"step {event['step']:,}: the best so far", "cyan")
+        elif kind == "early_stop":
+            self.say(
+                f"step {event['step']:,}: training ends early, no better evaluation for {event['patience']}", "yellow"
+            )
+        elif kind == "kept":
+            self.say(f"the adapter of step {event['step']:,} is kept, the best")
         elif kind == "checkpoint":
             self.say(f"step {event['step']:,}: checkpoint saved", "dim")
         elif kind in ("warning", "error"):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from engine import architecture_cache
 from engine.catalog import ModelUnavailable, Progress, find_config
-from engine.checks import InvalidSpec, Problem, impossible_combinations
+from engine.checks import InvalidSpec, Problem, impossible_combinations, missing_trackers
 from engine.data import client
 from engine.data.sources import is_path_like
 from engine.hardware import Gpu, visible_gpus
+from engine.slurm import commands
 from engine.spec import RunSpec
 from engine.targets import problems_with
 
@@ -28,8 +29,11 @@ def prepare(
     """
     problems: list[Problem] = []
     resolved = with_absolute_paths(spec, folder)
+    on_slurm = spec.hardware.launcher == "slurm"
+    if on_slurm and (reason := commands.missing()) is not None:
+        problems.append(Problem("hardware.launcher", f"slurm is asked for, and {reason}", "write launcher: local"))
     try:
-        resolved = _for_device(resolved, visible_gpus())
+        resolved = _for_slurm(resolved) if on_slurm else _for_device(resolved, visible_gpus())
     except InvalidSpec as error:
         problems += error.problems
     try:
@@ -51,6 +55,7 @@ def prepare(
         if architecture is not None and not resolved.model.trust_remote_code:
             problems += problems_with(resolved.lora, architecture, resolved.quantization)
     problems += impossible_combinations(resolved)
+    problems += missing_trackers(resolved.training.report_to)
     if problems:
         raise InvalidSpec(problems)
     return resolved
@@ -116,6 +121,17 @@ def _for_device(spec: RunSpec, gpus: list[Gpu]) -> RunSpec:
             [Problem("training.bf16", f"{gpu.name} has no bfloat16", "leave it unset, or write fp16: true")]
         )
     return for_device(spec, device, has_bf16)
+
+
+def _for_slurm(spec: RunSpec) -> RunSpec:
+    """`spec` for a node that nobody here has seen: the job's first GPU, if it asks for any, with bfloat16 unless the
+    person wants fp16."""
+    device = spec.hardware.device
+    if device == "auto":
+        device = "cuda:0" if spec.hardware.slurm_settings.asks_for_gpus else "cpu"
+    elif device == "cuda":
+        device = "cuda:0"
+    return for_device(spec, device, has_bf16=not spec.training.fp16)
 
 
 def for_device(spec: RunSpec, device: str, has_bf16: bool) -> RunSpec:

@@ -12,11 +12,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from engine.slurm.settings import SlurmSettings, checked
+
 SPEC_VERSION = 1
 """Raised when an old spec would mean something else; `engine.checks` refuses other versions."""
 
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+SamplePrompt = Annotated[str, Field(min_length=1, max_length=20_000)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What NumPy's generator takes; transformers' `set_seed` passes it on."""
 DType = Literal["auto", "bfloat16", "float16", "float32"]
@@ -40,6 +43,9 @@ Optimizer = Literal[
     "sgd",
 ]
 OnOom = Literal["ask", "retry", "stop"]
+Metric = Literal["eval_loss", "eval_mean_token_accuracy"]
+"""What an evaluation during training tells of the held-out rows."""
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 TOP_SETTINGS = ("on_oom",)
 """Settings of a spec that are in no section. `version` and `parent` are not a person's to choose."""
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([gm])i?b?|(\d{8,})", re.IGNORECASE)
@@ -243,8 +249,20 @@ class DataSection(Section):
     samples: Annotated[int, Field(ge=0, le=64)] = 0
     """After training, answer this many held-out prompts with the base and with the adapter, side by side."""
 
+    samples_at_eval: bool = False
+    """Answer these held-out prompts at each evaluation too, with the adapter as it is by then. Takes time: training
+    waits meanwhile."""
+
+    sample_prompts: Annotated[list[SamplePrompt], Field(max_length=64)] = []
+    """Prompts of your own, answered at each evaluation with the adapter as it is by then, and after training with the
+    base too. For conversations each is what a user says; for other rows the text that is to be continued."""
+
     samples_max_new_tokens: Positive = 128
     """Longest such answer in tokens."""
+
+
+SAMPLE_SETTINGS = frozenset({"samples", "samples_at_eval", "sample_prompts", "samples_max_new_tokens"})
+"""Settings of the data that say what is answered: nothing that is learnt or measured depends on them."""
 
 
 class TrainingSection(Section):
@@ -339,6 +357,10 @@ class TrainingSection(Section):
     logging_steps: Positive = 1
     """Optimizer steps between two points of the loss curve."""
 
+    report_to: list[Tracker] = []
+    """Trackers that get the numbers too; each has to be installed. Nothing leaves this machine, unless variables of the
+    tracker's own, such as WANDB_MODE, say so."""
+
     eval_strategy: Literal["no", "steps", "epoch"] = "no"
     """When held-out rows are measured."""
 
@@ -347,6 +369,20 @@ class TrainingSection(Section):
 
     eval_on_start: bool = False
     """Measure the held-out rows before the first step: the base model's loss, to compare with."""
+
+    load_best_model_at_end: bool = False
+    """Keep the adapter of the step whose evaluation was best, not that of the last step. Its checkpoint is written at
+    once and stays, whatever save_total_limit says."""
+
+    metric_for_best_model: Metric | None = None
+    """What makes an evaluation the best: the lowest `eval_loss` (which unset means too), or the highest
+    `eval_mean_token_accuracy`."""
+
+    early_stopping_patience: Positive | None = None
+    """End training after this many evaluations in a row without a better one. Unset trains all steps."""
+
+    early_stopping_threshold: float = Field(default=0.0, ge=0)
+    """By how much an evaluation has to be better to count as such for early_stopping_patience."""
 
     save_strategy: Literal["no", "steps", "epoch"] = "epoch"
     """When a checkpoint is written: adapter, optimizer state, and what an exact resume needs."""
@@ -382,6 +418,19 @@ class HardwareSection(Section):
     """Run the largest batches and a save once before the first step, and put everything back: memory that does not
     suffice is then known in the first minute. Unset does so on a GPU only."""
 
+    launcher: Literal["local", "slurm"] = "local"
+    """Who starts it: `local` is this machine, at once; `slurm` submits it as a batch job, and the run is `queued` until
+    Slurm starts it."""
+
+    slurm: dict[str, Any] = {}
+    """What the job asks of Slurm, with `launcher: slurm`: partition, account, qos, time, gpus, cpus_per_task, mem,
+    requeue, and extra, a list of more options of sbatch. Write times between quotes."""
+
+    @field_validator("slurm")
+    @classmethod
+    def _is_a_job(cls, slurm: dict[str, Any]) -> dict[str, Any]:
+        return checked(slurm)
+
     @field_validator("device")
     @classmethod
     def _is_a_device(cls, device: str) -> str:
@@ -400,6 +449,11 @@ class HardwareSection(Section):
         if limit is not None and not _size_bytes(limit):
             raise ValueError("should be a size such as 12GiB or 900MiB")
         return limit
+
+    @property
+    def slurm_settings(self) -> SlurmSettings:
+        """`slurm`, typed."""
+        return SlurmSettings.model_validate(self.slurm)
 
     @property
     def memory_limit_bytes(self) -> int | None:
@@ -466,3 +520,11 @@ class RunSpec(Section):
     def has_eval(self) -> bool:
         """Whether rows are held out."""
         return self.data.eval is not None or self.data.eval_split is not None or self.data.eval_fraction > 0
+
+    @property
+    def best_metric(self) -> Metric | None:
+        """What evaluations are compared by; None where nothing depends on which is the best."""
+        training = self.training
+        if not training.load_best_model_at_end and training.early_stopping_patience is None:
+            return None
+        return training.metric_for_best_model or "eval_loss"

@@ -72,6 +72,7 @@ UNICODE = Glyphs(
     closed="▸",
     divider="│",
     states={
+        "queued": "◌",
         "starting": "○",
         "loading": "○",
         "preflight": "○",
@@ -104,6 +105,7 @@ ASCII = Glyphs(
     closed=">",
     divider="|",
     states={
+        "queued": "~",
         "starting": ".",
         "loading": ".",
         "preflight": ".",
@@ -119,6 +121,7 @@ ASCII = Glyphs(
 )
 
 STATE_STYLES: Mapping[State, str] = {
+    "queued": "$secondary",
     "starting": "$secondary",
     "loading": "$secondary",
     "preflight": "$secondary",

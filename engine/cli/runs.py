@@ -23,7 +23,11 @@ RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, part
 @app.command()
 def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first."""
+    from engine.slurm.watching import keep_watched
+
     statuses = [(run, run.read_status()) for run in list_runs()]
+    for run, status in statuses:
+        keep_watched(run, status)
     if as_json:
         print_json([{"id": run.id, "folder": str(run.folder), **asdict(status)} for run, status in statuses])
         return
@@ -38,20 +42,28 @@ def runs(as_json: AsJson = False) -> None:
         table.add_column(heading, no_wrap=True)
     for heading in ("step", "loss", "held-out"):
         table.add_column(heading, justify="right", no_wrap=True)
+    waiting: list[str] = []
     for run, status in statuses:
         step = f"{status.step:,}/{status.total_steps:,}" if status.total_steps else "-"
         losses = ("-" if value is None else f"{value:.4f}" for value in (status.loss, status.eval_loss))
         state = f"{status.state}: {status.cause}" if status.cause else status.state
+        if status.state == "queued" and status.message:
+            waiting.append(f"{run.id}: {status.message}")
         cells = (run.id, state, status.model, status.data, step, *losses)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console().print(table)
+    for words in waiting:
+        typer.echo(f"\n{printable(words)}")
 
 
 @app.command()
 def show(name: RunName, as_json: AsJson = False) -> None:
     """Everything about one run: state, plan, last step, failures and what would help, files."""
+    from engine.slurm.watching import keep_watched
+
     run = found_run(name, as_json)
     facts = facts_of(run)
+    keep_watched(run, run.read_status())
     if as_json:
         print_json(facts)
     else:
@@ -61,7 +73,10 @@ def show(name: RunName, as_json: AsJson = False) -> None:
 @app.command()
 def attach(context: typer.Context, name: RunName, as_json: AsJson = False) -> None:
     """Watch a run in the app, or its progress where there is no terminal."""
+    from engine.slurm.watching import keep_watched
+
     run = found_run(name, as_json)
+    keep_watched(run, run.read_status())
     open_app: OpenApp | None = context.obj
     if open_app is not None and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
         open_app(run, False)
@@ -124,10 +139,11 @@ def resume(
         )
     from engine.runs.launch import NotResumable
     from engine.runs.launch import resume as resume_run
+    from engine.slurm.commands import SlurmError
 
     try:
         checkpoint = resume_run(run)
-    except (NotResumable, RunBusy) as error:
+    except (NotResumable, RunBusy, SlurmError) as error:
         fail(str(error), 1, as_json)
     except OSError as error:
         fail(f"{run.folder} cannot be written: {error.strerror}.", 1, as_json)
@@ -248,6 +264,7 @@ def _child(run: Run, chosen: list[Remedy], as_json: bool) -> Run:
     """The run that goes on from `run` with these ways out, started."""
     from engine.runs.launch import NotResumable, continue_run
     from engine.runs.lineage import changes_in_words
+    from engine.slurm.commands import SlurmError
 
     changes: dict[str, Any] = {field: new for remedy in chosen for field, (_, new) in remedy.changes.items()}
     told = {field: values for remedy in chosen for field, values in remedy.changes.items()}
@@ -255,7 +272,7 @@ def _child(run: Run, chosen: list[Remedy], as_json: bool) -> Run:
     with wrong_input_explained(as_json):
         try:
             child = continue_run(run, changes, [remedy.id for remedy in chosen], fresh=fresh)
-        except (NotResumable, RunBusy) as error:
+        except (NotResumable, RunBusy, SlurmError) as error:
             fail(str(error), 1, as_json)
         except OSError as error:
             fail(f"The run's folder cannot be written: {error.strerror} ({error.filename}).", 1, as_json)

@@ -40,12 +40,15 @@ def launched(spec: RunSpec, as_json: bool) -> Run:
     from engine.memory.outcomes.comparison import predicted_words
     from engine.memory.ways_out.candidate import gib
     from engine.runs.launch import launch
+    from engine.slurm.commands import SlurmError
 
     prediction = at_launch(spec)
     try:
         run = launch(spec, prediction)
     except OSError as error:
         fail(f"The run's folder cannot be written: {error.strerror} ({error.filename}).", 1, as_json)
+    except SlurmError as error:
+        fail(f"Nothing was started: {error}", 2, as_json)
     if not as_json:
         typer.echo(f"Run {run.id}")
         if prediction is not None:
@@ -113,12 +116,21 @@ def ask(name: str, request: control.Request, as_json: bool) -> None:
     status = run.read_status()
     if status.state in ENDED:
         fail(f"{run.id} is not running: {status.state}.", 1, as_json)
+    if status.state == "queued" and request != "stop":
+        fail(f"{run.id} waits in Slurm's queue: there is nothing to {request} yet.", 1, as_json)
+    from engine.runs.asking import ask as ask_run
+    from engine.slurm.commands import SlurmError
+
     try:
-        control.send(run.control_folder, request)
+        ask_run(run, request)
     except OSError as error:
         fail(f"{run.control_folder} cannot be written: {error.strerror}.", 1, as_json)
+    except SlurmError as error:
+        fail(f"{run.id} could not be asked to {request}: {error}", 1, as_json)
     if as_json:
         print_json({"id": run.id, "request": request})
+    elif status.state == "queued" and run.read_status().state in ENDED:
+        typer.echo(f"{run.id} is out of Slurm's queue.")
     else:
         when = "at once" if request == "resume" else "at the end of its step"
         typer.echo(f"{run.id} was asked to {request}; it answers {when}.")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from engine.checks import read_spec, write_spec
+from engine.checks import InvalidSpec, read_spec, write_spec
 from engine.jobs.process import device_environment
 from engine.memory.card import card_of
 from engine.memory.footprint import Footprint
@@ -22,6 +22,9 @@ from engine.memory.ways_out.candidate import ALLOCATOR
 from engine.runs.lineage import changed_spec, checkpoint_copied, environment_of, parent_section
 from engine.runs.prediction import Prediction, write_prediction
 from engine.runs.store import ENDED, Run, RunBusy, RunStatus, checkpoint_step, create_run, reveal, write_atomically
+from engine.slurm.commands import SlurmError
+from engine.slurm.inside import given_gpu
+from engine.slurm.submitting import submit
 from engine.spec import LoraSection, RunSpec
 
 LONGEST_TARGETS = 40
@@ -44,6 +47,8 @@ def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
     """The trainer's command line and environment for `spec` (as resolved by `engine.prepare`)."""
     # A way out of memory that is no setting: the spec has no place for it but the list of what was changed.
     environment = device_environment(spec.hardware.device) | environment_of(spec, os.environ)
+    if spec.hardware.launcher == "slurm":
+        environment |= given_gpu(spec.hardware.device, os.environ)
     return TrainerCommand([sys.executable, "-m", "engine.worker", "train", str(run.folder)], environment)
 
 
@@ -51,7 +56,8 @@ def launch(spec: RunSpec, prediction: Footprint | None = None) -> Run:
     """Start a new run of `spec` (resolved) in a folder of its own; it goes on when this process ends.
 
     `prediction` is what it is expected to need; what it then does need is measured against it.
-    Raises OSError where the folder cannot be written.
+    Raises OSError where the folder cannot be written, SlurmError where Slurm does not take the job: nothing is left
+    of the run then.
     """
     return _started(spec, prediction, _first_status(spec))
 
@@ -147,18 +153,25 @@ def _started(
         raise
     with run.lock() as lock:
         run = reveal(run)
-        _start_supervisor(run, lock)
+        try:
+            _start(run, spec, lock)
+        except SlurmError:
+            shutil.rmtree(run.folder, ignore_errors=True)
+            raise
     return run
 
 
 def resume(run: Run) -> Path | None:
     """Start `run` again in its folder and return the checkpoint it goes on from (None: from the beginning).
 
-    Raises RunBusy if it runs already, NotResumable if there is nothing left to train.
+    Raises RunBusy if it runs already, NotResumable if there is nothing left to train, SlurmError where Slurm refuses.
     """
     _refuse_unless_ended(run)
+    spec: RunSpec | None = None
+    with suppress(InvalidSpec):  # the supervisor says what is wrong with it, as with any other failure
+        spec = read_spec(run.spec_path)
     with run.lock() as lock:
-        _start_supervisor(run, lock)
+        _start(run, spec, lock)
     return run.newest_checkpoint()
 
 
@@ -170,6 +183,14 @@ def _refuse_unless_ended(run: Run) -> None:
         raise RunBusy(f"{run.id} is running already. Watch it with `loradeck attach {run.id}`, or stop it first.")
     if state == "finished":
         raise NotResumable(f"{run.id} is finished: its adapter is in {run.adapter_folder}.")
+
+
+def _start(run: Run, spec: RunSpec | None, lock: IO[bytes]) -> None:
+    """Start the supervisor of `run`, or have Slurm do it. Raises SlurmError."""
+    if spec is not None and spec.hardware.launcher == "slurm":
+        submit(run, spec.hardware.slurm_settings)
+    else:
+        _start_supervisor(run, lock)
 
 
 def _start_supervisor(run: Run, lock: IO[bytes]) -> None:

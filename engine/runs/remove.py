@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
-from engine.runs.store import Run, RunBusy
+from engine.runs.store import ENDED, Run, RunBusy
 
 HIDDEN = ".removed-"
 """How the name of a folder that is being removed begins: no list shows it."""
@@ -45,6 +45,8 @@ def remove(run: Run) -> None:
             raise RunBusy(_still_going(run))
         run.folder.unlink()
         return
+    if run.read_status().state not in ENDED:  # one that is queued, or runs on another host, holds no lock here
+        raise RunBusy(_still_going(run))
     with _locked(run):
         hidden = run.folder.with_name(f"{HIDDEN}{secrets.token_hex(8)}")
         run.folder.rename(hidden)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO, Literal, get_args
 
 State = Literal[
+    "queued",
     "starting",
     "loading",
     "preflight",
@@ -33,6 +35,11 @@ ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed", "lost"})
 
 Cause = Literal["oom", "error", "killed", "host-oom", "disk-full", "nan-loss", "bad-spec"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+"""What flock answers on file systems that have none: some NFS and Lustre mounts. The heartbeat decides there."""
+HEARTBEAT_OLD_S = 60.0
+"""A supervisor writes it every second. Clocks of two hosts differ, and a shared folder shows changes late."""
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -67,6 +74,11 @@ class RunStatus:
     epoch: float | None = None
     loss: float | None = None
     eval_loss: float | None = None
+    best_step: int | None = None
+    """Step of the best evaluation so far, where the run looks for it."""
+    best_metric: str | None = None
+    """What it is the best by: `eval_loss` or `eval_mean_token_accuracy`."""
+    best_value: float | None = None
     tokens: int | None = None
     """Trained on so far."""
     predicted_bytes: int | None = None
@@ -161,8 +173,16 @@ class Run:
     def newest_checkpoint(self) -> Path | None:
         return next(reversed(self.checkpoints()), None)
 
+    def newest_step(self) -> int:
+        """The step that it would go on from; 0 is the beginning."""
+        checkpoint = self.newest_checkpoint()
+        return 0 if checkpoint is None else checkpoint_step(checkpoint)
+
     def is_alive(self) -> bool:
-        """Whether a supervisor, or the trainer it left behind, holds the lock. Never guessed from a pid."""
+        """Whether a supervisor, or the trainer it left behind, holds the lock. Never guessed from a pid.
+
+        Where the file system has no locks, whether the heartbeat is young.
+        """
         try:
             with open(self.lock_path, "rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -170,22 +190,33 @@ class Run:
             return False
         except BlockingIOError:
             return True
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return _beats(self.written_status())
         return False
 
     def read_status(self) -> RunStatus:
-        """The run's status now. A run without a final state whose lock is free is `lost`."""
-        written = self._written_status()
-        if written.state in ENDED or self.is_alive():
+        """The run's status now. A run without a final state whose lock is free is `lost`.
+
+        Not so one that waits in Slurm's queue, nor one on another host whose heartbeat is young: a shared file system
+        need not show that host's locks here.
+        """
+        written = self.written_status()
+        if written.state in ENDED or written.state == "queued" or self.is_alive():
             return written
         # It may have ended between the two looks.
-        written = self._written_status()
-        return written if written.state in ENDED else replace(written, state="lost")
+        written = self.written_status()
+        if written.state in ENDED or (written.host != os.uname().nodename and _beats(written)):
+            return written
+        return replace(written, state="lost")
 
     def write_status(self, status: RunStatus) -> None:
         """Replace `status.json` in one step. Raises OSError, and then the old one still stands."""
         write_atomically(self.status_path, json.dumps(asdict(status), indent=1).encode() + b"\n")
 
-    def _written_status(self) -> RunStatus:
+    def written_status(self) -> RunStatus:
+        """What `status.json` says, whether or not somebody is still there to keep it true."""
         try:
             raw = json.loads(self.status_path.read_bytes())
         except (FileNotFoundError, ValueError):
@@ -207,7 +238,12 @@ class Run:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return lock
-            except BlockingIOError:
+            except OSError as error:
+                if error.errno in NO_LOCKS and not _beats(self.written_status()):
+                    return lock
+                if error.errno not in NO_LOCKS and not isinstance(error, BlockingIOError):
+                    lock.close()
+                    raise
                 if time.monotonic() > deadline:
                     lock.close()
                     raise RunBusy(
@@ -215,6 +251,11 @@ class Run:
                         f"Watch it with `loradeck attach {self.id}`, or stop it first."
                     ) from None
                 time.sleep(0.02)
+
+
+def _beats(status: RunStatus) -> bool:
+    """Whether a supervisor has written lately that it lives, or that it begins to."""
+    return status.state not in ENDED and time.time() - status.heartbeat < HEARTBEAT_OLD_S
 
 
 def checkpoint_step(path: Path) -> int:

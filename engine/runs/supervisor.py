@@ -1,7 +1,8 @@
 """The process beside a trainer: `python -m engine.runs.supervisor RUN_DIR LOCK_FD`, detached, without torch.
 
 It inherits the run's lock, starts the trainer, samples the hardware once a second, keeps `status.json` true, and
-records how the trainer really ended, whatever ended it. Where memory ran out it puts the ways out on record, and with
+records how the trainer really ended, whatever ended it. As a Slurm job's batch script it has no LOCK_FD: it takes the
+lock itself. Where memory ran out it puts the ways out on record, and with
 `on_oom: retry` starts the run that goes on.
 """
 
@@ -32,6 +33,7 @@ from engine.runs.lineage import changes_in_words
 from engine.runs.retry import MOST_ATTEMPTS, attempts_so_far, chosen_by_itself, record_ways_out
 from engine.runs.silent_oom import last_words, on_gpu, oom_fields
 from engine.runs.store import ENDED, Cause, Run, State
+from engine.slurm.inside import InsideJob, taken_over
 from engine.spec import RunSpec
 
 PERIOD_S = 1.0
@@ -56,8 +58,10 @@ DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Supervisor:
     """One run's supervisor, from the trainer's start to its end."""
 
-    def __init__(self, run: Run, lock_fd: int) -> None:
+    def __init__(self, run: Run, lock_fd: int, job: InsideJob | None = None) -> None:
         self.run = run
+        self.job = job
+        """The Slurm job that this process is, if it is one."""
         self.lock_fd = lock_fd
         self.status = replace(run.read_status(), state="starting", supervisor_pid=os.getpid(), started=time.time())
         self.log = EventWriter(run.supervisor_events_path)
@@ -86,6 +90,8 @@ class Supervisor:
         control.clear(self.run.control_folder)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on_as_stop)
+        if self.job is not None:
+            signal.signal(signal.SIGUSR1, self._pass_on_as_stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._write(self.log, "state", state="starting", pid=os.getpid())
         spec = read_spec(self.run.spec_path)
@@ -155,12 +161,17 @@ class Supervisor:
                 status = replace(status, step=event["step"], epoch=event["epoch"], loss=event["loss"], tokens=tokens)
             elif event["type"] == "eval":
                 status = replace(status, eval_loss=event["eval_loss"])
+            elif event["type"] == "best":
+                best = {"best_step": event["step"], "best_metric": event["metric"], "best_value": event["value"]}
+                status = replace(status, **best)
             elif event["type"] == "oom":
                 self.oom = event
         self.status = status
 
     def _end(self, spec: RunSpec, exit_code: int, log_began: int) -> None:
         state, cause, message = self._ending(spec, exit_code, log_began)
+        if self.job is not None:
+            state, cause, message = self.job.ending(state, cause, message, exit_code, self.status.step)
         self.reserve.unlink(missing_ok=True)
         if cause in OOM_CAUSES:
             record_ways_out(self.run, self.log, self.oom)
@@ -173,11 +184,15 @@ class Supervisor:
             cause=cause,
             message=message,
             exit_code=exit_code,
-            ended=now,
-            heartbeat=now,
+            ended=now if state in ENDED else None,
+            heartbeat=now if state in ENDED else 0.0,
         )
         self._write(self.log, "state", state=state, cause=cause, message=message, exit_code=exit_code)
         self._write_status()
+        if self.job is not None and (words := self.job.go_back_to_the_queue()) is not None:
+            self.status = replace(self.status, state="stopped", message=words, ended=now, heartbeat=now)
+            self._write(self.log, "state", state="stopped", cause=None, message=words, exit_code=exit_code)
+            self._write_status()
 
     def _ending(self, spec: RunSpec, exit_code: int, log_began: int) -> tuple[State, Cause | None, str]:
         """State, cause and message of a trainer that has ended, with an `oom` event for one that could not write it."""
@@ -275,8 +290,10 @@ class Supervisor:
         with contextlib.suppress(OSError):  # a full disk costs a sample, not the run
             file.write(type, **fields)
 
-    def _pass_on_as_stop(self, _signal: int, _frame: FrameType | None) -> None:
+    def _pass_on_as_stop(self, number: int, _frame: FrameType | None) -> None:
         self.is_to_stop = True
+        if self.job is not None:
+            self.job.notice(number)
         if self.trainer is not None:
             self.trainer.send_signal(signal.SIGTERM)
 
@@ -290,9 +307,12 @@ def _held_on_gpus(gpus: list[dict[str, Any]], pids: set[int]) -> int | None:
 
 def main() -> None:
     run = Run(Path(sys.argv[1]))
-    supervisor = Supervisor(run, int(sys.argv[2]))
+    job = InsideJob.of(run)
+    # The lock of a job is kept by this frame: closed, it would be free.
+    lock = taken_over(run, job) if len(sys.argv) == 2 else None
+    supervisor = Supervisor(run, int(sys.argv[2]) if lock is None else lock.fileno(), job)
     try:
-        supervisor.supervise()
+        state = supervisor.supervise()
     except Exception as error:
         # The trace goes to supervisor.log; the run itself must not look alive for ever.
         now = time.time()
@@ -307,6 +327,8 @@ def main() -> None:
             )
         )
         raise
+    if job is not None and state == "failed":
+        sys.exit(1)  # for Slurm's own records
 
 
 if __name__ == "__main__":

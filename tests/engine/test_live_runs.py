@@ -60,6 +60,43 @@ def types(run: Run) -> list[str]:
     return [event["type"] for event in read_events(run.events_path)]
 
 
+def test_a_run_that_ends_early_is_finished_and_says_which_adapter_it_leaves(
+    tiny_spec: MakeSpec, tmp_path: Path
+) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(
+        "".join(
+            json.dumps({"messages": [{"role": "user", "content": "say"}, {"role": "assistant", "content": f"zq{n}"}]})
+            + "\n"
+            for n in range(4)
+        )
+    )
+    by_steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    run = launch(
+        tiny_spec(
+            data={"eval": str(held_out)},
+            training={
+                "max_steps": 200,
+                "learning_rate": 0.1,
+                **by_steps,
+                "load_best_model_at_end": True,
+                "early_stopping_patience": 1,
+                "early_stopping_threshold": 0.5,
+                "save_total_limit": 1,
+            },
+        )
+    )
+    status = wait_for_end(run)
+    assert (status.state, status.exit_code, status.total_steps) == ("finished", 0, 200)
+    assert 1 < status.step < 200
+    assert status.best_metric == "eval_loss"
+    assert status.best_step is not None
+    assert f"at step {status.step} of 200: the last evaluation was no better" in status.message
+    assert f"that of step {status.best_step}, the best: eval_loss {status.best_value:.4f}" in status.message
+    with pytest.raises(NotResumable):
+        resume(run)
+
+
 def test_a_run_from_start_to_adapter(tiny_spec: MakeSpec) -> None:
     spec = tiny_spec(
         data={"eval_fraction": 0.2, "samples": 2, "samples_max_new_tokens": 4},

@@ -13,6 +13,7 @@ from tests.tui.conftest import BEGAN, GIB, NOW
 from tui.glyphs import ASCII, UNICODE
 from tui.listing.catalog import RunRow
 from tui.listing.columns import GAP, Cells, columns, identity, loss, peak, step, took
+from tui.listing.detail import detail
 from tui.listing.filter import RunFilter
 from tui.listing.lineage import as_trees, family
 from tui.listing.order import ORDERS, in_order, took_s
@@ -162,3 +163,14 @@ def test_figures_are_short() -> None:
     assert [identity("20261124-051900-smollm2-a1b2", width, UNICODE) for width in (4, 21, 42)] == [
         *("a1b2", "20261124-051900…-a1b2", "20261124-051900-smollm2-a1b2"),
     ]
+
+
+def test_the_best_step_is_told_where_a_run_looks_for_one() -> None:
+    def told(**status: object) -> str:
+        return str(detail(row("a", **status), (), None, UNICODE, NOW, lines=4))  # type: ignore[arg-type]
+
+    by_loss = told(best_step=1200, best_metric="eval_loss", best_value=1.1309)
+    assert "best eval loss 1.131 at step 1,200" in by_loss
+    by_accuracy = told(best_step=40, best_metric="eval_mean_token_accuracy", best_value=0.712)
+    assert "best token accuracy 71.2 % at step 40" in by_accuracy
+    assert "best" not in told()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from engine.runs.labels import Labels, read_labels
 from engine.runs.store import ENDED, Run, RunStatus, runs_folder
+from engine.slurm.watching import keep_watched
 
 SETTLED_NS = 100_000_000
 """A folder that was changed this short a time ago may change again without a new time stamp."""
@@ -26,10 +27,11 @@ THOROUGH = 10
 
 NO_LABELS = Labels()
 TEXTS = ("message", "model", "data", "targets", "host")
-OPTIONAL_TEXTS = ("cause", "parent", "continued_by")
+OPTIONAL_TEXTS = ("cause", "parent", "continued_by", "best_metric")
 TIMES = ("created", "started", "heartbeat")
 OPTIONAL_NUMBERS = (
-    "total_steps", "epoch", "loss", "eval_loss", "tokens", "predicted_bytes", "peak_bytes", "ended", "exit_code",
+    "total_steps", "epoch", "loss", "eval_loss", "best_step", "best_value", "tokens", "predicted_bytes", "peak_bytes",
+    "ended", "exit_code",
 )  # fmt: skip
 
 
@@ -167,6 +169,9 @@ def _is_final(status: RunStatus) -> bool:
 
 def _has_lost_or_found_its_lock(row: RunRow) -> bool:
     if _is_final(row.status):
+        return False
+    keep_watched(row.run, row.status)
+    if row.status.state == "queued":  # it has no lock: its watcher writes what becomes of it
         return False
     try:
         return row.run.is_alive() == (row.status.state == "lost")

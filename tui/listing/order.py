@@ -10,8 +10,8 @@ from tui.listing.catalog import RunRow
 
 Key = float | str
 STATE_ORDER: tuple[State, ...] = (
-    "training", "evaluating", "saving", "preflight", "loading", "starting", "paused", "failed", "lost", "stopped",
-    "finished",
+    "training", "evaluating", "saving", "preflight", "loading", "starting", "queued", "paused", "failed", "lost",
+    "stopped", "finished",
 )  # fmt: skip
 """What may need a look comes first."""
 

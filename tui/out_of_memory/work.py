@@ -21,6 +21,7 @@ from engine.runs.fields import objects, text
 from engine.runs.last_events import newest_oom, newest_remedies
 from engine.runs.launch import NotResumable, continue_run
 from engine.runs.store import Run, RunBusy, RunStatus, checkpoint_step
+from engine.slurm.commands import SlurmError
 from engine.spec import HardwareSection, RunSpec
 
 
@@ -153,7 +154,7 @@ def start_child(parent: Run, values: dict[str, Any], remedy_ids: Sequence[str], 
         return continue_run(parent, values, remedy_ids, fresh=fresh)
     except InvalidSpec as error:
         return f"Not started: {error.problems[0]}"
-    except (RunBusy, NotResumable) as error:
+    except (RunBusy, NotResumable, SlurmError) as error:
         return str(error)
     except OSError as error:
         return f"The run could not be started: {error}"

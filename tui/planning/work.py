@@ -17,6 +17,7 @@ from engine.memory.outcomes.history import with_experience
 from engine.prepare import prepare, with_absolute_paths
 from engine.runs.launch import launch
 from engine.runs.store import Run
+from engine.slurm.commands import SlurmError
 from engine.spec import DataSection, ModelSection, RunSpec
 from engine.targets import problems_with
 
@@ -84,5 +85,5 @@ def start(spec: RunSpec, traced: Footprint | None) -> Run | str:
         if traced is None:
             return launch(spec, at_launch(spec))
         return launch(spec, with_experience(traced, card_of(spec.hardware.device)))
-    except OSError as error:
+    except (OSError, SlurmError) as error:
         return f"The run could not be started: {error}"

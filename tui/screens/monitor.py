@@ -16,9 +16,10 @@ from textual.message import Message
 from textual.screen import ModalScreen, Screen
 from textual.timer import Timer
 
-from engine.runs import control
+from engine.runs.asking import ask
 from engine.runs.control import Request
 from engine.runs.store import Run, RunStatus
+from engine.slurm.commands import SlurmError
 from tui.glyphs import Glyphs
 from tui.screens import monitor_keys
 from tui.screens.confirm import ConfirmScreen
@@ -320,24 +321,37 @@ class MonitorScreen(Screen[None]):
             await self._ask("save")
 
     async def action_evaluate(self) -> None:
-        if self._cannot("evaluate"):
+        if self.state.ended:
+            self.action_evaluation()
             return
         if self._reader.facts.has_eval:
             await self._ask("evaluate")
         else:
             self.flash("No rows are held out: data.eval or data.eval_fraction says which to measure.")
 
+    def action_evaluation(self) -> None:
+        from tui.screens.evaluation import EvaluationScreen
+
+        self.app.push_screen(EvaluationScreen(self.watched, self.glyphs))
+
     def _cannot(self, wanted: str) -> bool:
         """Say so where there is no trainer to ask."""
         if self.state.ended:
             self.flash(f"There is nothing to {wanted}: the run is {self.state.state}.")
-        return self.state.ended
+            return True
+        if self.state.state == "queued" and wanted != "stop":
+            self.flash(f"There is nothing to {wanted} yet: the run waits in Slurm's queue.")
+            return True
+        return False
 
     async def _ask(self, request: Request) -> None:
         try:
-            await asyncio.to_thread(control.send, self.watched.control_folder, request)
+            await asyncio.to_thread(ask, self.watched, request)
         except OSError as error:
             self.flash(f"The request could not be left in the run's folder: {error}")
+            return
+        except SlurmError as error:
+            self.flash(f"Slurm could not be asked: {error}")
             return
         self.requests = [*self.requests, request]
         self.draw()
@@ -441,7 +455,12 @@ class MonitorScreen(Screen[None]):
         if self.state.samples:
             self.app.push_screen(SamplesScreen(list(self.state.samples), self.glyphs))
         else:
-            self.flash("There are no samples yet: data.samples says how many prompts are answered after training.")
+            self.flash("There are no samples yet: data.sample_prompts and data.samples say which prompts are answered.")
+
+    def action_try(self) -> None:
+        from tui.screens.chat import ChatScreen
+
+        self.app.push_screen(ChatScreen(self.watched, self.glyphs))
 
     def action_editor(self) -> None:
         from tui.watching.log_editor import open_in_editor
