@@ -170,7 +170,7 @@ class MonitorScreen(Screen[None]):
         self._log_lines = [*self._log_lines, *news.log_lines][-MOST_LINES:]
         still_s = time.monotonic() - self._drawn_at
         is_due = self._is_stale or (still_s > LONGEST_STANDSTILL_S and not self.state.ended)
-        if self._is_seen:
+        if self._is_seen and self._charts.is_attached:  # when the app ends, what is on a screen goes before it
             self._write_log()
             if is_due and (not news.more or still_s > POLL_S):
                 self.draw()
