@@ -169,7 +169,7 @@ async def ask(pilot: Pilot[None], text: str, patience_s: float = PATIENCE_S) -> 
 
 async def answered(pilot: Pilot[None], patience_s: float = PATIENCE_S) -> None:
     screen = screen_of(pilot)
-    await until(pilot, lambda: not screen.is_answering, "it is answered", patience_s)
+    await until(pilot, lambda: not screen.is_answering and not screen.is_going_to_end, "it is answered", patience_s)
 
 
 def screen_of(pilot: Pilot[None]) -> ChatScreen:

@@ -66,6 +66,8 @@ class ChatScreen(ChatLoading, inherit_bindings=False):
         """Whether only the chosen column is in sight, whatever there is room for."""
         self._pieces = Pieces()
         self._answered_at = 0.0
+        self._scrolls = 0
+        """How often it is still to scroll to the end."""
         self._flash_timer: Timer | None = None
         self._views: list[ExchangeView] = []
         self._what = Line(id="what", classes="rest")
@@ -175,7 +177,7 @@ class ChatScreen(ChatLoading, inherit_bindings=False):
         self._views = []
         for place in range(len(self.talk.exchanges)):
             await self._show_exchange(place)
-        self.call_after_refresh(self._talk_view.scroll_end, animate=False)
+        self._go_to_end()
 
     async def _show_exchange(self, place: int) -> None:
         exchange = self.talk.exchanges[place]
@@ -244,7 +246,7 @@ class ChatScreen(ChatLoading, inherit_bindings=False):
         self.trouble, self.is_answering = "", True
         self.say_all()
         await self._show_exchange(len(self.talk.exchanges) - 1)
-        self.call_after_refresh(self._talk_view.scroll_end, animate=False)
+        self._go_to_end()
         self._answer()
 
     @work(exclusive=True, group="answer")
@@ -281,10 +283,23 @@ class ChatScreen(ChatLoading, inherit_bindings=False):
     def _say_newest(self) -> None:
         """Show the last replies as they are; who looks at the end goes on looking at it."""
         view = self._talk_view
-        is_at_end = view.scroll_offset.y >= view.max_scroll_y - 1
+        is_at_end = self.is_going_to_end or view.scroll_offset.y >= view.max_scroll_y - 1
         self._say_replies(-1)
         if is_at_end:
-            self.call_after_refresh(view.scroll_end, animate=False)
+            self._go_to_end()
+
+    def _go_to_end(self) -> None:
+        """Scroll to the end once what is new has its size, which takes two refreshes."""
+        self._scrolls += 1
+        self.call_after_refresh(self.call_after_refresh, self._at_end)
+
+    def _at_end(self) -> None:
+        self._scrolls -= 1
+        self._talk_view.scroll_end(animate=False, immediate=True)
+
+    @property
+    def is_going_to_end(self) -> bool:
+        return self._scrolls > 0
 
     async def action_new(self) -> None:
         if self.is_answering:

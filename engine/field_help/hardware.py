@@ -1,0 +1,48 @@
+"""Settings of hardware, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+from engine.field_help.form import Help
+
+HELP: dict[str, Help] = {
+    "hardware.device": Help(
+        typical="auto",
+        memory="on the CPU the limit is host memory",
+        training="A CPU trains models up to about 1B, slowly: good for trying out a spec before renting a GPU.",
+        source="Loradeck",
+    ),
+    "hardware.memory_limit": Help(
+        typical="unset; 12GiB to rehearse a 12 GB card on a larger one; less than the card to leave others their share",
+        memory="on a GPU PyTorch may reserve this less the CUDA context (paged optimizer state is not counted); on the "
+        "CPU it is resident memory, libraries (0.5 GiB) included",
+        training="None while it suffices. What does not fit fails as out of memory, as on a card of that size.",
+        source="torch docs, set_per_process_memory_fraction; getrlimit(2), RLIMIT_DATA",
+    ),
+    "hardware.launcher": Help(
+        typical="local; slurm on a cluster's login node, with hardware.slurm",
+        memory="none",
+        training="None. Run folder, screens and commands are the same; before it starts, the run is queued.",
+        source="man sbatch",
+    ),
+    "hardware.slurm": Help(
+        typical="partition: gpu, gpus: 1, cpus_per_task: 8, mem: 64G, time: '12:00:00'",
+        memory="mem is host memory: the libraries take 3 GB and more, loading a model up to the size of its weights",
+        training="None. Shortly before the time is over, and when it is preempted, the run saves a checkpoint; the job "
+        "then goes back to the queue and training goes on from there.",
+        source="man sbatch",
+    ),
+    "hardware.preflight": Help(
+        typical="unset",
+        memory="none beyond what the run itself will need: finding that out is what it is for",
+        training="None: weights, optimizer and random numbers are put back, and losses are the same bit for bit. It "
+        "costs the time of two batches, one evaluation batch and a checkpoint.",
+        source="Loradeck",
+    ),
+    "on_oom": Help(
+        typical="ask; retry for a run that goes through the night; stop for scripts that decide themselves",
+        memory="none",
+        training="retry takes only ways that leave training the same, such as a smaller batch with more accumulation; "
+        "each is recorded as a run of its own that continues from the newest checkpoint.",
+        source="Loradeck",
+    ),
+}
