@@ -51,7 +51,7 @@ def test_a_run_is_evaluated_and_merged_into_a_model_that_answers_alike_without_l
     tmp_path: Path,
 ) -> None:
     run = launch(short_demo())
-    assert wait_for_end(run).state == "finished"
+    assert wait_for_end(run, timeout_s=300).state == "finished"
 
     evaluated = loradeck("eval", run.id, "--limit", "2", "--no-general-text", "--json")
     assert evaluated.returncode == 0, evaluated.stdout + evaluated.stderr

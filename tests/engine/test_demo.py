@@ -26,6 +26,7 @@ def test_the_demo_spec_is_the_guides_adapter() -> None:
 
 
 @pytest.mark.demo
+@pytest.mark.alone
 def test_the_demo_learns_and_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     done = subprocess.run(
