@@ -162,8 +162,10 @@ async def test_base_and_adapter_answer_side_by_side_stop_at_once_and_leave_nothi
             drawn.append(screen.talk.exchanges[0].replies["adapter"].text)
         assert drawn[0] == drawn[1] != drawn[2]
 
-        screen.settings = Settings(Sampling(1.0, 1.0, 1, 1500))
-        screen.query_one(QuestionBox).insert("go on")
+        # Greedily the base goes on as above: what is drawn might end by itself first.
+        await pilot.press("ctrl+n")
+        screen.settings = Settings(Sampling(max_new_tokens=1500))
+        screen.query_one(QuestionBox).insert("double 3")
         await pilot.press("enter")
         await until(pilot, lambda: screen.talk.exchanges[-1].replies["base"].text, "it has begun to write", LOAD_S)
         assert screen.is_answering
