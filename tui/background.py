@@ -21,6 +21,13 @@ def in_background(work: Callable[[], None], name: str) -> None:
 
 async def result_of(work: Callable[[], T], name: str) -> T:
     """What `work` returns or raises, done in such a thread. Who is cancelled while waiting leaves it to itself."""
+    future, run = promised(work)
+    in_background(run, name)
+    return await future
+
+
+def promised(work: Callable[[], T]) -> tuple[asyncio.Future[T], Callable[[], None]]:
+    """The result of `work` to come, and what does the work in any thread, and raises nothing."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -40,5 +47,4 @@ async def result_of(work: Callable[[], T], name: str) -> T:
         with suppress(RuntimeError):  # the app was closed meanwhile
             loop.call_soon_threadsafe(hand_over, *outcome)
 
-    in_background(run, name)
-    return await future
+    return future, run

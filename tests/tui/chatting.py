@@ -21,6 +21,7 @@ from tests.tui.models import KnownModels
 from tui.app import LoradeckApp
 from tui.chat.session_thread import OpenSession
 from tui.screens.chat import ChatScreen
+from tui.widgets.exchange_view import ExchangeView
 from tui.widgets.line import Line
 from tui.widgets.question_box import QuestionBox
 from tui.widgets.words import Words
@@ -180,3 +181,8 @@ def said(pilot: Pilot[None], where: str) -> str:
     widget = screen_of(pilot).query_one(f"#{where}")
     assert isinstance(widget, (Line, Words))
     return str(widget.words)
+
+
+def shown(pilot: Pilot[None], model: str, place: int = -1) -> str:
+    """What stands in a column below the question at `place`."""
+    return list(screen_of(pilot).query(ExchangeView))[place].answers.text_of(model)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +11,10 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from engine.checks import parse_spec, write_spec
 from engine.evaluation.asked import Progress
 from engine.evaluation.results import ROWS, evaluations_of
 from engine.jobs.process import JobFailed
-from engine.runs.store import Run, RunStatus
+from engine.runs.store import Run
 from tests.tui.conftest import RunFolder, until
 from tests.tui.evaluations import (
     EVALUATION,
@@ -40,6 +36,7 @@ from tests.tui.evaluations import (
     table_text,
 )
 from tests.tui.monitoring import on_screen
+from tests.tui.trained import trained_run
 from tui.app import LoradeckApp
 from tui.screens.choose import ChooseScreen
 from tui.screens.confirm import ConfirmScreen
@@ -76,32 +73,14 @@ def evaluated_run(run: Run) -> Run:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, rows_file: Path) -> Run:
     """A real run of 20 steps on the tiny model, with held-out rows."""
-    run = Run(tmp_path_factory.mktemp("evaluated") / "20261124-052000-tiny-llama-a1b2")
-    run.control_folder.mkdir(parents=True)
-    spec = {
-        "model": {"name_or_path": str(tiny_model), "dtype": "bfloat16"},
-        "quantization": {"bnb_4bit_compute_dtype": "bfloat16"},
-        "lora": {"target_modules": "all-linear"},
-        "data": {"train": str(rows_file), "max_length": 64, "eval_fraction": 0.3},
-        "training": {
-            **{"bf16": True, "fp16": False, "optim": "adamw_torch", "gradient_accumulation_steps": 1},
-            **{"max_steps": 20, "save_strategy": "no", "eval_strategy": "no", "learning_rate": 0.01},
-        },
-        "hardware": {"device": "cpu"},
-    }
-    run.spec_path.write_text(write_spec(parse_spec(spec)))
-    run.write_status(RunStatus(state="finished", model="tiny-llama"))
-    with open(run.log_path, "wb") as log:
-        subprocess.run(
-            [sys.executable, "-m", "engine.worker", "train", str(run.folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=run.folder,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-            check=True,
-        )
-    return run
+    return trained_run(
+        tmp_path_factory.mktemp("evaluated"),
+        tiny_model,
+        rows_file,
+        lora={"target_modules": "all-linear"},
+        data={"eval_fraction": 0.3},
+        training={"max_steps": 20, "save_strategy": "no", "eval_strategy": "no"},
+    )
 
 
 async def start(pilot: Pilot[None]) -> None:

@@ -5,16 +5,15 @@ The process of a session ends with the thread that has started it (`engine.worke
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from engine.chat.session import Answer, Loaded, Message, Piece, Sampling
 from engine.spec import RunSpec
+from tui.background import promised
 
 T = TypeVar("T")
 
@@ -97,24 +96,6 @@ class SessionThread:
             work()
 
     async def _result_of(self, work: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-
-        def hand_over(result: T | None, error: Exception | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)  # type: ignore[arg-type]
-
-        def do() -> None:
-            try:
-                outcome: tuple[T | None, Exception | None] = work(), None
-            except Exception as error:
-                outcome = None, error
-            with suppress(RuntimeError):  # the app was closed meanwhile
-                loop.call_soon_threadsafe(hand_over, *outcome)
-
+        future, do = promised(work)
         self._work.put(do)
         return await future
