@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
-from engine.cli.watch import EXIT_OF_CAUSE, found_run
+from engine.cli.output import AsJson, console, fail, print_json, wrong_input_explained
+from engine.cli.watch import fail_of_job, found_run
 
 if TYPE_CHECKING:
     from engine.chat.session import Answer, ChatSession, Loaded
-    from engine.jobs.process import JobFailed
     from engine.jobs.subject import Subject
     from engine.spec import RunSpec
 
@@ -58,7 +57,7 @@ def chat(
     try:
         session, loaded = _loaded(spec, subjects, checkpoint, as_json)
     except JobFailed as error:
-        _fail_of_job(error, as_json)
+        fail_of_job(error, as_json)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     try:
@@ -71,7 +70,7 @@ def chat(
         turns = dict.fromkeys(answering, conversation_of(system, [], question))
         answers = ask_once(session, turns, sampling, quiet=as_json)
     except JobFailed as error:
-        _fail_of_job(error, as_json)
+        fail_of_job(error, as_json)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     finally:
@@ -173,12 +172,3 @@ def _facts(answer: Answer, subjects: dict[str, Subject]) -> dict[str, Any]:
     subject = subjects.get(answer.model)
     of_run = {} if subject is None else {"run": subject.run.id, "step": subject.step}
     return {**asdict(answer), **of_run}
-
-
-def _fail_of_job(error: JobFailed, as_json: bool) -> NoReturn:
-    """A failed job ends with the code of its cause."""
-    if as_json:
-        print_json({"error": error.message, "hint": error.hint, "cause": error.cause})
-    else:
-        typer.echo(printable(str(error)), err=True)
-    raise typer.Exit(EXIT_OF_CAUSE.get(error.cause, 1))

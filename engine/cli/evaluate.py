@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine import units
-from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
-from engine.cli.watch import EXIT_OF_CAUSE, RunName, found_run
+from engine.cli.output import AsJson, console, fail, printable, wrong_input_explained
+from engine.cli.watch import RunName, fail_of_job, found_run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,7 +89,7 @@ def eval_run(
             with _progress() as on_event:
                 evaluation = evaluate(subject, options, on_event)
         except JobFailed as error:
-            _fail_of_job(error, batch_size, as_json)
+            fail_of_job(error, as_json, _advice(error, batch_size))
         except (KeyboardInterrupt, JobCancelled):
             typer.echo("Stopped. Nothing was kept.", err=True)
             raise typer.Exit(130) from None
@@ -153,17 +153,11 @@ def _show_newest(run: Run, as_json: bool) -> None:
     _tell(run, kept[0], as_json)
 
 
-def _fail_of_job(error: JobFailed, batch_size: int | None, as_json: bool) -> None:
-    code = EXIT_OF_CAUSE.get(error.cause, 1)
-    message = str(error)
-    if error.cause == "oom":
-        smaller = "1" if batch_size is None or batch_size < 4 else str(batch_size // 2)
-        message += f" Try --batch-size {smaller}, fewer --max-new-tokens, or --device cpu."
-    if as_json:
-        print_json({"error": message, "cause": error.cause})
-    else:
-        typer.echo(printable(message), err=True)
-    raise typer.Exit(code)
+def _advice(error: JobFailed, batch_size: int | None) -> str:
+    if error.cause != "oom":
+        return ""
+    smaller = "1" if batch_size is None or batch_size < 4 else str(batch_size // 2)
+    return f"Try --batch-size {smaller}, fewer --max-new-tokens, or --device cpu."
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import typer
 from engine.cli.export_push import push_adapter
 from engine.cli.export_text import DOING, tell_adapter, tell_config, tell_gguf, tell_modelfile, tell_script
 from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
-from engine.cli.watch import EXIT_OF_CAUSE, RunName, found_run
+from engine.cli.watch import RunName, fail_of_job, found_run
 
 if TYPE_CHECKING:
     from engine.export.gguf import GgufType
@@ -178,13 +178,7 @@ def _explained(as_json: bool) -> Iterator[None]:
         except (ConversionFailed, PushFailed) as error:
             fail(str(error), 1, as_json)
         except JobFailed as error:
-            if as_json:
-                print_json({"error": error.message, "hint": error.hint})
-            else:
-                typer.echo(printable(error.message), err=True)
-                if error.hint:
-                    typer.echo(f"  -> {printable(error.hint)}", err=True)
-            raise typer.Exit(EXIT_OF_CAUSE.get(error.cause, 1)) from None
+            fail_of_job(error, as_json)
         except (KeyboardInterrupt, JobCancelled):
             typer.echo("Stopped.", err=True)
             raise typer.Exit(130) from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
-from engine.cli.watch import EXIT_OF_CAUSE, RunName, found_run
+from engine.cli.watch import RunName, fail_of_job, found_run
 
 if TYPE_CHECKING:
     from engine.merging.report import MergeReport
@@ -79,7 +79,7 @@ def merge(
                 typer.echo("\nNothing was kept. --keep-anyway keeps the closest.", err=True)
             raise typer.Exit(1) from None
         except JobFailed as error:
-            _fail_of_job(error.message, error.hint, EXIT_OF_CAUSE.get(error.cause, 1), as_json)
+            fail_of_job(error, as_json)
         except (KeyboardInterrupt, JobCancelled):
             typer.echo("Stopped. Nothing was kept.", err=True)
             raise typer.Exit(130) from None
@@ -141,14 +141,3 @@ def _progress(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
                 bars.update(task, description=words, completed=event["done"], total=event["total"])
 
         yield show
-
-
-def _fail_of_job(message: str, hint: str, code: int, as_json: bool) -> None:
-    """A failed job ends with the code of its cause."""
-    if as_json:
-        print_json({"error": message, "hint": hint})
-    else:
-        typer.echo(printable(message), err=True)
-        if hint:
-            typer.echo(f"  -> {printable(hint)}", err=True)
-    raise typer.Exit(code)

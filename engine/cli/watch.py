@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -13,6 +13,7 @@ from engine.runs import control
 from engine.runs.store import ENDED, Run, RunNotFound, RunStatus, find_run
 
 if TYPE_CHECKING:
+    from engine.jobs.process import JobFailed
     from engine.spec import RunSpec
 
 OpenApp = Callable[[Run, bool], None]
@@ -31,6 +32,19 @@ def found_run(name: str, as_json: bool) -> Run:
         return find_run(name)
     except RunNotFound as error:
         fail(str(error), 2, as_json)
+
+
+def fail_of_job(error: JobFailed, as_json: bool, advice: str = "") -> NoReturn:
+    """Say why a job has ended without its result, and end with the code of its cause. `advice` is what to do beside
+    what the error says."""
+    hint = " ".join(filter(None, (error.hint, advice)))
+    if as_json:
+        print_json({"error": error.message, "hint": hint, "cause": error.cause})
+    else:
+        typer.echo(printable(error.message), err=True)
+        if hint:
+            typer.echo(f"  -> {printable(hint)}", err=True)
+    raise typer.Exit(EXIT_OF_CAUSE.get(error.cause, 1))
 
 
 def launched(spec: RunSpec, as_json: bool) -> Run:
