@@ -145,10 +145,13 @@ class Inspector:
         """The next line of the process, which answers in order."""
         assert process.stdout is not None
         deadline = time.monotonic() + timeout_s
-        chunks: list[bytes] = []
+        said = bytearray()
         answers = select.poll()
         answers.register(process.stdout, select.POLLIN)
-        while not (chunks and chunks[-1].endswith(b"\n")):
+        while not said.startswith(b"{") or not said.endswith(b"\n"):
+            if said.endswith(b"\n"):  # what Python printed as it started, before the process kept the pipe to itself
+                _, _, said = said.partition(b"\n")
+                continue
             left_s = max(deadline - time.monotonic(), 0.0)
             if not answers.poll(min(left_s, DEATH_PERIOD_S) * 1000):
                 if process.poll() is not None:
@@ -160,8 +163,8 @@ class Inspector:
             chunk = os.read(process.stdout.fileno(), 1 << 20)
             if not chunk:
                 raise InspectorError(self._how_it_died(process, task))
-            chunks.append(chunk)
-        reply: dict[str, Any] = json.loads(b"".join(chunks))
+            said += chunk
+        reply: dict[str, Any] = json.loads(said)
         return reply
 
     def _running(self) -> subprocess.Popen[bytes]:

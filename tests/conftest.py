@@ -33,6 +33,13 @@ def deck_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.fixture
+def printing_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python that is started prints, before it runs what it was started for."""
+    (tmp_path / "sitecustomize.py").write_text("print('[hello] from the site'); print()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of two layers with a byte tokenizer and a chat template, made in a process of its own."""

@@ -113,19 +113,24 @@ class WorkerProcess:
             self._process.send_signal(signal.SIGUSR1)
 
     def read(self, timeout_s: float) -> dict[str, Any] | None:
-        """The next line, or None where none comes within `timeout_s`. Raises JobFailed at the end of the pipe."""
+        """What it says next; None where nothing comes within `timeout_s`. Raises JobFailed at the end of the pipe."""
         deadline = time.monotonic() + timeout_s
-        while b"\n" not in self._unread:
-            left_s = max(deadline - time.monotonic(), 0.0)
-            if not self._poll.poll(left_s * 1000):
-                return None
-            chunk = os.read(self._replies.fileno(), 1 << 20)
-            if not chunk:
-                raise self._how_it_died()
-            self._unread += chunk
-        line, _, self._unread = self._unread.partition(b"\n")
-        event: dict[str, Any] = json.loads(line)
-        return event
+        while True:
+            while b"\n" not in self._unread:
+                left_s = max(deadline - time.monotonic(), 0.0)
+                if not self._poll.poll(left_s * 1000):
+                    return None
+                chunk = os.read(self._replies.fileno(), 1 << 20)
+                if not chunk:
+                    raise self._how_it_died()
+                self._unread += chunk
+            line, _, self._unread = self._unread.partition(b"\n")
+            # What Python prints as it starts (a `sitecustomize`, say) comes before the worker can keep the pipe to
+            # itself: it belongs to the log.
+            with suppress(ValueError):
+                if isinstance(event := json.loads(line), dict):
+                    return event
+            os.write(self._log.fileno(), line + b"\n")
 
     def events(self, is_cancelled: IsCancelled | None = None) -> Iterator[dict[str, Any]]:
         """What it says until `done`, which comes last. Raises JobFailed, and JobCancelled once `is_cancelled`."""

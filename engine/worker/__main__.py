@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from engine.worker.pipes import own_pipes
+
+ANSWERING = ("inspect", "data", "chat", "export", "merge", "evaluate", "lm_eval")
+"""Tasks that are asked in lines on stdin, and answer in lines on stdout."""
+
 
 def main(arguments: list[str]) -> int:
     task, *rest = arguments or [""]
+    if task in ANSWERING:
+        own_pipes()
     if task == "train":
         # A stop that arrives while torch is still being imported must count, so signals are taken first.
         from engine.worker.requests import take_signals

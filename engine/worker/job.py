@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import traceback
@@ -12,6 +11,7 @@ from typing import Any
 
 from engine.units import amount
 from engine.worker.data.parent import end_with_parent
+from engine.worker.pipes import own_pipes
 
 Tell = Callable[..., None]
 """Writes an event: `tell("progress", done=3, total=10)`."""
@@ -32,14 +32,8 @@ def run_one(job: Callable[[dict[str, Any], Tell], Any], doing: str) -> int:
 
 
 def open_pipes() -> tuple[Iterator[dict[str, Any]], Tell]:
-    """Requests as they come, and what writes replies. The pipes are for these alone: what a library prints goes to
-    stderr, and none can read a request."""
-    incoming = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
+    """Requests as they come, and what writes replies."""
+    incoming, replies = own_pipes()
 
     def end(*_: Any) -> None:
         raise Ended(1)

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
+from engine.worker.pipes import own_pipes
+
 Task = Callable[[dict[str, Any]], Any]
 
 
 def main() -> int:
-    # The pipes are for the protocol alone: what a library prints goes to the log, and none can read a request.
-    requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
+    requests, replies = own_pipes()
     tasks = load_tasks()
     for line in requests:
         json.dump(answer(line, tasks), replies)
@@ -86,7 +81,7 @@ def _data_notes(request: dict[str, Any]) -> Any:
     return notes(request)
 
 
-def answer(line: str, tasks: dict[str, Task]) -> dict[str, Any]:
+def answer(line: bytes | str, tasks: dict[str, Task]) -> dict[str, Any]:
     """The reply to one request. Whatever a task raises is told in the reply; the process goes on."""
     from engine.worker.meta import NotInspectable
 

@@ -366,3 +366,8 @@ def test_a_name_of_markup_and_escape_codes_is_printed_as_plain_text(tmp_path: Pa
         assert "[red]evil" in done.stdout
     unknown = model_folder(tmp_path / "odd", model_type="\x1b[31m[bold]")
     assert "\x1b" not in loradeck("tree", str(unknown)).stderr
+
+
+def test_what_python_prints_as_it_starts_is_no_reply(printing_python: None) -> None:
+    with Inspector() as inspector:
+        assert inspector.request("ping", timeout_s=WARM_TIMEOUT_S) is None

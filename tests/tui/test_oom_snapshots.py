@@ -17,6 +17,7 @@ from tui.app import LoradeckApp
 from tui.out_of_memory.work import Price
 from tui.screens.oom import OomScreen
 
+CHOSEN = ("batch-1", "checkpointing", "targets-attention")
 SIZES = pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
 
 
@@ -31,13 +32,8 @@ def app_of(ascii: bool = False) -> LoradeckApp:
     return LoradeckApp(now=lambda: NOW, inspector=KnownModels(), tracing=False, ascii=ascii)
 
 
-def is_pricing(screen: OomScreen) -> bool:
-    """Whether the price of the last choice is still worked out: after several keys an earlier one's comes first."""
-    return any(worker.group == "price" and not worker.is_finished for worker in screen.workers)
-
-
-def shown(run: Run, *keys: str) -> Callable[[Pilot[None]], Any]:
-    """Opens the screen on `run`, and presses keys there."""
+def shown(run: Run, *keys: str, marks: tuple[str, ...] = ()) -> Callable[[Pilot[None]], Any]:
+    """Opens the screen on `run`, and presses keys there, after which `marks` are chosen."""
 
     async def show(pilot: Pilot[None]) -> None:
         app = pilot.app
@@ -46,7 +42,9 @@ def shown(run: Run, *keys: str) -> Callable[[Pilot[None]], Any]:
         await app.push_screen(screen)
         await until(pilot, lambda: isinstance(screen.price, Price), "the choice is priced")
         await pilot.press(*keys)
-        await until(pilot, lambda: not is_pricing(screen), "what is chosen is priced together")
+        if marks:
+            await until(pilot, lambda: sorted(screen.choice.marked) == sorted(marks), "the keys have chosen")
+        await until(pilot, lambda: isinstance(screen.price, Price), "what is chosen is priced together")
         await pilot.pause()
 
     return show
@@ -60,7 +58,7 @@ def test_out_of_memory(snap_compare: Any, failed: Run, size: tuple[int, int]) ->
 @SIZES
 def test_several_ways_out_are_chosen(snap_compare: Any, failed: Run, size: tuple[int, int]) -> None:
     keys = ("e", "down", "space", *["down"] * 7, "r", "space")
-    assert snap_compare(app_of(), terminal_size=size, run_before=shown(failed, *keys))
+    assert snap_compare(app_of(), terminal_size=size, run_before=shown(failed, *keys, marks=CHOSEN))
 
 
 def test_out_of_memory_in_ascii(snap_compare: Any, failed: Run) -> None:

@@ -319,6 +319,7 @@ class OomScreen(Screen[Run | None]):
 
     def _changed(self, words: str) -> None:
         self._flash = words
+        self.price = None  # the one on the screen was of another choice
         self._say_all()
         self.work_out_price()
 

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from engine.worker.data.scan import scan_side, shape_of
 from engine.worker.data.shards import read_index
 from engine.worker.data.store import RowStore, open_rows
 from engine.worker.data.tables import SourceError
+from engine.worker.pipes import own_pipes
 
 TOLD_PERIOD_S = 0.1
 OUT_OF_MEMORY = "Reading the data failed: a process was ended, which is how a machine short of memory ends one."
@@ -39,15 +39,13 @@ Tell = Callable[..., None]
 
 
 def main() -> int:
-    # The pipe is for the protocol alone: what a library prints goes to the log.
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    requests, replies = own_pipes()
 
     def tell(type: str, **fields: Any) -> None:
         replies.write(json.dumps({"type": type, **fields}) + "\n")
         replies.flush()
 
-    request = json.loads(sys.stdin.buffer.readline())
+    request = json.loads(requests.readline())
     scratch = Path(request["scratch"])
 
     def give_up(*_: Any) -> None:

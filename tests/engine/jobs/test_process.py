@@ -37,6 +37,12 @@ def test_nothing_within_the_time_is_none_and_closing_ends_the_process() -> None:
     assert not is_alive(pid)
 
 
+def test_what_is_printed_before_the_worker_has_the_pipe_to_itself_is_no_reply(printing_python: None) -> None:
+    with WorkerProcess("inspect", "Looking") as process:
+        process.send({"id": 1, "task": "ping"})
+        assert process.read(120) == {"id": 1, "ok": True, "result": None}
+
+
 def test_a_cancelled_job_leaves_no_process() -> None:
     before = children()
     began = time.monotonic()
