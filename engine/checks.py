@@ -42,6 +42,9 @@ SYNONYMS = {
     "early_stopping": "training.early_stopping_patience",
     "patience": "training.early_stopping_patience",
     "loggers": "training.report_to",
+    "num_gpus": "hardware.num_processes",
+    "nproc_per_node": "hardware.num_processes",
+    "world_size": "hardware.num_processes",
 }
 """Names that people bring from older versions and other tools, and where the setting is here."""
 
@@ -194,6 +197,7 @@ def impossible_combinations(spec: RunSpec) -> Iterator[Problem]:
             "write a number of steps, such as 50",
         )
     yield from _problems_of_best(spec)
+    yield from _problems_of_several(spec)
     yield from _problems_of_slurm(spec)
     if data.packing and data.max_length is None:
         yield Problem("data.max_length", "packing needs a block length", "write a number, such as 1024")
@@ -291,8 +295,41 @@ def _problems_on_cpu(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("model.attn_implementation", "flash attention needs a GPU", "write sdpa")
 
 
+def _problems_of_several(spec: RunSpec) -> Iterator[Problem]:
+    """Several processes: what does not go together, whatever the machine has."""
+    hardware = spec.hardware
+    count, ids = hardware.num_processes, hardware.gpu_ids
+    if count > 1 and hardware.strategy == "none":
+        yield Problem(
+            "hardware.strategy",
+            f"none is for one process, and num_processes is {count}",
+            "write ddp, or leave it unset",
+        )
+    if not ids:
+        return
+    if hardware.device == "cpu":
+        yield Problem("hardware.gpu_ids", "device is cpu, which has no GPUs", "leave it out, or write device: cuda")
+    elif len(set(ids)) < len(ids):
+        yield Problem("hardware.gpu_ids", f"{ids} names a GPU twice", "each process needs a GPU of its own")
+    elif len(ids) != count:
+        yield Problem("hardware.gpu_ids", f"{len(ids)} GPUs for {count} processes", f"write num_processes: {len(ids)}")
+    elif hardware.device.startswith("cuda:") and hardware.device != f"cuda:{ids[0]}":
+        yield Problem(
+            "hardware.gpu_ids",
+            f"{ids} does not begin with device: {hardware.device}",
+            "write device: cuda, which takes the first of gpu_ids",
+        )
+
+
 def _problems_of_slurm(spec: RunSpec) -> Iterator[Problem]:
     hardware = spec.hardware
+    asked = hardware.slurm.get("gpus") if hardware.launcher == "slurm" else None
+    if asked is not None and (number := int(str(asked).rpartition(":")[2])) < hardware.num_processes:
+        yield Problem(
+            "hardware.slurm",
+            f"the job asks for {number} GPU{'s' if number > 1 else ''}, and num_processes is {hardware.num_processes}",
+            f"write gpus: {hardware.num_processes}",
+        )
     wants_gpu = hardware.device.startswith("cuda")
     if hardware.launcher == "slurm" and wants_gpu and not hardware.slurm_settings.asks_for_gpus:
         yield Problem(

@@ -95,7 +95,13 @@ def _for_device(spec: RunSpec, gpus: list[Gpu]) -> RunSpec:
         device = "cuda:0"
     gpu: Gpu | None = None
     has_bf16 = True  # every CPU that PyTorch runs on has it, in software where need be
-    if device != "cpu":
+    if device != "cpu" and spec.hardware.num_processes > 1:
+        several = _several_gpus(spec, int(device.removeprefix("cuda:")), gpus)
+        gpu = min(several, key=lambda one: one.has_bf16)  # all compute in one precision, the one that each has
+        has_bf16 = gpu.has_bf16
+        device = f"cuda:{several[0].index}"
+        spec = _with(spec, "hardware", gpu_ids=[one.index for one in several])
+    elif device != "cpu":
         index = int(device.removeprefix("cuda:"))
         if index >= len(gpus):
             found = (
@@ -123,6 +129,35 @@ def _for_device(spec: RunSpec, gpus: list[Gpu]) -> RunSpec:
     return for_device(spec, device, has_bf16)
 
 
+def _several_gpus(spec: RunSpec, first: int, gpus: list[Gpu]) -> list[Gpu]:
+    """A GPU for each process: `hardware.gpu_ids`, or those from the `first` on. Raises InvalidSpec where there are not
+    so many, or where a process cannot be given one."""
+    hardware, has = spec.hardware, "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs" if gpus else "no NVIDIA GPU"
+    if any(gpu.uuid is not None and gpu.uuid.startswith("MIG-") for gpu in gpus):
+        reason = "an instance of a card (MIG) cannot be one of several"
+        raise InvalidSpec([Problem("hardware.num_processes", reason, "write 1")])
+    if hardware.gpu_ids:
+        by_index = {gpu.index: gpu for gpu in gpus}
+        if missing := [str(number) for number in hardware.gpu_ids if number not in by_index]:
+            hint = f"there are {', '.join(map(str, by_index))}" if by_index else "write device: cpu"
+            reason = f"{', '.join(missing)} asked for, and this machine has {has}"
+            raise InvalidSpec([Problem("hardware.gpu_ids", reason, hint)])
+        return [by_index[number] for number in hardware.gpu_ids]
+    several = gpus[first : first + hardware.num_processes]
+    if len(several) < hardware.num_processes:
+        from_there = f", {max(len(gpus) - first, 0)} of them from cuda:{first} on" if first else ""
+        raise InvalidSpec(
+            [
+                Problem(
+                    "hardware.num_processes",
+                    f"{hardware.num_processes} processes need a GPU each, and this machine has {has}{from_there}",
+                    f"write {len(several)}" if several else "write device: cpu, or see `loradeck doctor`",
+                )
+            ]
+        )
+    return several
+
+
 def _for_slurm(spec: RunSpec) -> RunSpec:
     """`spec` for a node that nobody here has seen: the job's first GPU, if it asks for any, with bfloat16 unless the
     person wants fp16."""
@@ -131,6 +166,8 @@ def _for_slurm(spec: RunSpec) -> RunSpec:
         device = "cuda:0" if spec.hardware.slurm_settings.asks_for_gpus else "cpu"
     elif device == "cuda":
         device = "cuda:0"
+    if device != "cpu" and spec.hardware.num_processes > 1 and not spec.hardware.gpu_ids:
+        spec = _with(spec, "hardware", gpu_ids=list(range(spec.hardware.num_processes)))
     return for_device(spec, device, has_bf16=not spec.training.fp16)
 
 
@@ -143,7 +180,8 @@ def for_device(spec: RunSpec, device: str, has_bf16: bool) -> RunSpec:
     optim = training.optim
     if optim == "auto":
         optim = "adamw_torch" if device == "cpu" else "paged_adamw_32bit"
-    spec = _with(spec, "hardware", device=device)
+    strategy = "ddp" if spec.hardware.num_processes > 1 else "none"
+    spec = _with(spec, "hardware", device=device, strategy=spec.hardware.strategy or strategy)
     spec = _with(spec, "training", bf16=bf16, fp16=fp16, optim=optim)
     if spec.quantization.bnb_4bit_compute_dtype == "auto":
         spec = _with(spec, "quantization", bnb_4bit_compute_dtype=compute_dtype)

@@ -412,11 +412,22 @@ class HardwareSection(Section):
 
     memory_limit: str | None = None
     """The most memory that training may take, such as `12GiB`: to share a GPU, or to rehearse a smaller card. On the
-    CPU it is the trainer's resident memory. Unset is all there is."""
+    CPU it is the trainer's resident memory. Of several processes it is what each may take. Unset is all there is."""
 
     preflight: bool | None = None
     """Run the largest batches and a save once before the first step, and put everything back: memory that does not
     suffice is then known in the first minute. Unset does so on a GPU only."""
+
+    num_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that train together on one machine, each on a GPU of its own with a whole copy of the model. They share
+    the rows of each step: the effective batch is batch size x accumulation x this."""
+
+    strategy: Literal["none", "ddp"] | None = None
+    """How several processes share the work: `ddp` gives each a whole copy, and adds up their gradients. Unset is ddp
+    where there are several, and none where there is one."""
+
+    gpu_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] = []
+    """Numbers of the GPUs, one for each process, such as `[0, 2]`. Unset takes `device` and those after it."""
 
     launcher: Literal["local", "slurm"] = "local"
     """Who starts it: `local` is this machine, at once; `slurm` submits it as a batch job, and the run is `queued` until
@@ -513,8 +524,13 @@ class RunSpec(Section):
 
     @property
     def effective_batch_size(self) -> int:
-        """Rows that one optimizer step learns from."""
-        return self.training.per_device_train_batch_size * self.training.gradient_accumulation_steps
+        """Rows that one optimizer step learns from, those of all processes together."""
+        return self.rows_a_pass * self.training.gradient_accumulation_steps
+
+    @property
+    def rows_a_pass(self) -> int:
+        """Rows that all processes together take in one pass, each a batch of its own."""
+        return self.training.per_device_train_batch_size * self.hardware.num_processes
 
     @property
     def has_eval(self) -> bool:

@@ -126,6 +126,8 @@ def _of_lengths(found: Found, figures: LengthFigures, width: int, glyphs: Glyphs
         yield from _wrapped(words, width, "  ", "    ")
     training = found.spec.training
     size = f"{training.per_device_train_batch_size} x {training.gradient_accumulation_steps}"
+    if (processes := found.spec.hardware.num_processes) > 1:
+        size += f" x {processes} processes"
     yield f"\nBatches of {size}, reckoned on {epochs.reckoned_on}"
     yield f"  {'':<26}{'padding':>10}{'steps an epoch':>18}"
     chosen = "packing" if data.packing else training.train_sampling_strategy

@@ -35,6 +35,7 @@ class Batches:
     pad_to_multiple_of: int | None = None
     splits_long_rows: bool = False
     """`packing_strategy: bfd_split`."""
+    num_processes: int = 1
 
     @classmethod
     def of(cls, spec: RunSpec) -> Batches:
@@ -45,6 +46,7 @@ class Batches:
             training.gradient_accumulation_steps,
             training.pad_to_multiple_of,
             spec.data.packing_strategy == "bfd_split",
+            spec.hardware.num_processes,
         )
 
     def cut_at(self, max_length: int | None) -> Batches:
@@ -116,7 +118,7 @@ class Batching:
     def _unpacked(self, batches: Batches, grouped: bool) -> Epoch:
         """Rows in a random order, each batch padded to its longest; rows with nothing left to learn are dropped."""
         size = batches.per_device_train_batch_size
-        effective = size * batches.gradient_accumulation_steps
+        effective = size * batches.gradient_accumulation_steps * batches.num_processes
         sequences = self._rows_left(batches.max_length)
         # It depends on all rows, also where a part of them is gone through.
         mega = effective * max(1, min(sequences // (effective * 4), MEGA_BATCHES))
@@ -217,4 +219,4 @@ def _places(lengths: list[int], size: int, multiple: int | None) -> int:
 def _steps(sequences: int, batches: Batches) -> int:
     """Optimizer steps an epoch (transformers/trainer.py, set_initial_training_values): the last one may be short."""
     batch_count = -(-sequences // batches.per_device_train_batch_size)
-    return max(1, -(-batch_count // batches.gradient_accumulation_steps))
+    return max(1, -(-batch_count // (batches.gradient_accumulation_steps * batches.num_processes)))

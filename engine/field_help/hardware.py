@@ -18,6 +18,26 @@ HELP: dict[str, Help] = {
         training="None while it suffices. What does not fit fails as out of memory, as on a card of that size.",
         source="torch docs, set_per_process_memory_fraction; getrlimit(2), RLIMIT_DATA",
     ),
+    "hardware.num_processes": Help(
+        typical="1; as many as the machine has GPUs, with gradient_accumulation_steps divided by it to keep the "
+        "effective batch",
+        memory="what one process needs, on each GPU: splitting the work does not make a model fit",
+        training="The same as one process with the same effective batch, up to rounding; faster by nearly the number "
+        "of GPUs while a step computes much longer than it takes to add up gradients.",
+        source="accelerate docs, launch; torch docs, DistributedDataParallel",
+    ),
+    "hardware.strategy": Help(
+        typical="unset",
+        memory="ddp holds the whole model in each process",
+        training="None.",
+        source="torch docs, DistributedDataParallel",
+    ),
+    "hardware.gpu_ids": Help(
+        typical="unset; a list to leave a card to others",
+        memory="none",
+        training="None.",
+        source="accelerate docs, launch",
+    ),
     "hardware.launcher": Help(
         typical="local; slurm on a cluster's login node, with hardware.slurm",
         memory="none",

@@ -19,11 +19,12 @@ from engine.memory.card import card_of
 from engine.memory.footprint import Footprint
 from engine.memory.outcomes.at_launch import at_launch
 from engine.memory.ways_out.candidate import ALLOCATOR
+from engine.runs.accelerating import accelerated, environment_of_several
 from engine.runs.lineage import changed_spec, checkpoint_copied, environment_of, parent_section
 from engine.runs.prediction import Prediction, write_prediction
 from engine.runs.store import ENDED, Run, RunBusy, RunStatus, checkpoint_step, create_run, reveal, write_atomically
 from engine.slurm.commands import SlurmError
-from engine.slurm.inside import given_gpu
+from engine.slurm.inside import given_gpus
 from engine.slurm.submitting import submit
 from engine.spec import LoraSection, RunSpec
 
@@ -44,11 +45,19 @@ class TrainerCommand:
 
 
 def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
-    """The trainer's command line and environment for `spec` (as resolved by `engine.prepare`)."""
+    """The trainer's command line and environment for `spec` (as resolved by `engine.prepare`).
+
+    For several processes the run folder gets accelerate's config file. Raises OSError where it cannot be written.
+    """
+    hardware = spec.hardware
     # A way out of memory that is no setting: the spec has no place for it but the list of what was changed.
-    environment = device_environment(spec.hardware.device) | environment_of(spec, os.environ)
-    if spec.hardware.launcher == "slurm":
-        environment |= given_gpu(spec.hardware.device, os.environ)
+    environment = device_environment(hardware.device) | environment_of(spec, os.environ)
+    if hardware.num_processes > 1:
+        environment |= environment_of_several(spec, os.environ)
+    if hardware.launcher == "slurm":
+        environment |= given_gpus(hardware.gpu_ids or [hardware.device], os.environ)
+    if hardware.num_processes > 1:
+        return TrainerCommand(accelerated(run, spec), environment)
     return TrainerCommand([sys.executable, "-m", "engine.worker", "train", str(run.folder)], environment)
 
 

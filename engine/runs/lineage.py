@@ -27,7 +27,41 @@ def changed_spec(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:
         if not isinstance(holder, dict):
             raise InvalidSpec([Problem(field, "unknown", "`loradeck new` lists every setting")])
         holder[name] = value
+    if raw["hardware"]["num_processes"] != spec.hardware.num_processes:
+        _keep_the_step(spec, raw, changes)
     return parse_spec(raw)
+
+
+def _keep_the_step(spec: RunSpec, raw: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Let a step of another number of processes learn from as many rows as before, on GPUs that are named already, as
+    far as `changes` do not say otherwise. Raises InvalidSpec."""
+    hardware, training, processes = raw["hardware"], raw["training"], raw["hardware"]["num_processes"]
+    if not isinstance(processes, int) or processes < 1:
+        return  # parse_spec says so
+    if "hardware.strategy" not in changes:
+        hardware["strategy"] = "ddp" if processes > 1 else "none"
+    ids = hardware["gpu_ids"]
+    if "hardware.gpu_ids" not in changes and hardware["device"] != "cpu":
+        known = ids or [int(hardware["device"].removeprefix("cuda:") or 0)]
+        if processes > len(known):
+            hint = "name them in hardware.gpu_ids, such as [0, 1]"
+            raise InvalidSpec([Problem("hardware.gpu_ids", f"{processes} processes need a GPU each", hint)])
+        hardware["gpu_ids"] = known[:processes]
+    rows = training["per_device_train_batch_size"]
+    if not changes.keys() & {"training.gradient_accumulation_steps", "training.per_device_train_batch_size"}:
+        passes, over = divmod(spec.effective_batch_size, processes * rows)
+        if over or not passes:
+            raise InvalidSpec(
+                [
+                    Problem(
+                        "hardware.num_processes",
+                        f"{processes} processes with batches of {rows} cannot make the {spec.effective_batch_size} "
+                        "rows that a step has learnt from so far",
+                        "change per_device_train_batch_size and gradient_accumulation_steps with it",
+                    )
+                ]
+            )
+        training["gradient_accumulation_steps"] = passes
 
 
 def differing(before: RunSpec, after: RunSpec) -> dict[str, tuple[Any, Any]]:

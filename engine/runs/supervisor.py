@@ -22,6 +22,7 @@ from typing import Any
 
 from engine.checks import read_spec
 from engine.hardware import process_tree, sample
+from engine.hardware import resident_bytes as resident_bytes_of
 from engine.memory.outcomes.comparison import size
 from engine.memory.ways_out.after_oom import OOM_CAUSES, NoWayOut
 from engine.memory.ways_out.failing import is_of_the_host
@@ -30,6 +31,7 @@ from engine.runs.events import Event, EventTail, EventWriter
 from engine.runs.kernel_oom import KernelWatch
 from engine.runs.launch import start_child, trainer_command
 from engine.runs.lineage import changes_in_words
+from engine.runs.rank_watch import ProcessEnd, RankWatch
 from engine.runs.retry import MOST_ATTEMPTS, attempts_so_far, chosen_by_itself, record_ways_out
 from engine.runs.silent_oom import last_words, on_gpu, oom_fields
 from engine.runs.store import ENDED, Cause, Run, State
@@ -82,6 +84,8 @@ class Supervisor:
         """Whether the trainer said how it ended."""
         self.is_to_stop = False
         self.on_cpu = True
+        self.ranks: RankWatch | None = None
+        """Where the trainer is accelerate's launcher of several processes."""
         self.kernel = KernelWatch()
 
     def supervise(self) -> State:
@@ -96,6 +100,8 @@ class Supervisor:
         self._write(self.log, "state", state="starting", pid=os.getpid())
         spec = read_spec(self.run.spec_path)
         self.on_cpu = spec.hardware.device == "cpu"
+        if spec.hardware.num_processes > 1:
+            self.ranks = RankWatch(self.run, spec.hardware.num_processes)
         command = trainer_command(self.run, spec)
         with open(self.run.log_path, "ab") as log:
             log_began = log.tell()
@@ -111,7 +117,14 @@ class Supervisor:
             )
         exit_code = self._watch(self.trainer)
         self._take_in(self.events.read())
-        self._end(spec, exit_code, log_began)
+        pid, log_path = self.trainer.pid, self.run.log_path
+        end = ProcessEnd(exit_code, pid, log_path, log_began, has_told=self.told_its_end, message=self.status.message)
+        if self.ranks is not None:
+            end = self.ranks.ended(exit_code, pid)
+            self.ranks.end_all(pid)
+            if end.rank is None:
+                end = replace(end, message=self.status.message)
+        self._end(spec, end)
         return self.status.state
 
     def _watch(self, trainer: subprocess.Popen[bytes]) -> int:
@@ -121,6 +134,8 @@ class Supervisor:
             self.kernel.look()
             self._take_in(self.events.read())
             self._beat()
+            if self.ranks is not None:
+                self.ranks.look(trainer.pid, self.status.state)
             try:
                 return trainer.wait(PERIOD_S)
             except subprocess.TimeoutExpired:
@@ -132,10 +147,25 @@ class Supervisor:
 
     def _sample(self, trainer_pid: int) -> None:
         fields, pids = sample(trainer_pid, self.run.folder), process_tree(trainer_pid)
+        if self.ranks is not None:
+            self._sample_ranks(self.ranks, fields, pids)
+            return
         self._write(self.hardware, "hardware", **fields, trainer_pids=sorted(pids))
         if fields["host"]["trainer_rss_bytes"]:  # of a process that has just died it is 0, or not there
             self.host, self.gpus, self.trainer_pids = fields["host"], fields["gpus"], pids
         self._has_held(_held_on_gpus(fields["gpus"], pids) or fields["host"]["trainer_rss_bytes"])
+
+    def _sample_ranks(self, ranks: RankWatch, fields: dict[str, Any], pids: set[int]) -> None:
+        held: list[int] = []
+        of_ranks: list[dict[str, Any]] = []
+        for rank, pid in ranks.pids.items():
+            resident_bytes, gpu_bytes = resident_bytes_of(pid), _held_on_gpus(fields["gpus"], process_tree(pid))
+            of_ranks.append({"rank": rank, "pid": pid, "rss_bytes": resident_bytes, "gpu_bytes": gpu_bytes})
+            held += [size for size in (gpu_bytes or resident_bytes,) if size is not None]
+        self._write(self.hardware, "hardware", **fields, trainer_pids=sorted(pids), ranks=of_ranks)
+        if of_ranks:
+            self.host, self.gpus, self.trainer_pids = fields["host"], fields["gpus"], pids
+        self._has_held(max(held, default=None))  # what is predicted is a process's part
 
     def _has_held(self, held_bytes: int | None) -> None:
         if held_bytes is not None and held_bytes > (self.status.peak_bytes or 0):
@@ -158,6 +188,8 @@ class Supervisor:
                 status = replace(status, total_steps=event["total_steps"])
             elif event["type"] == "step":
                 tokens = event.get("tokens", status.tokens)
+                if self.ranks is not None and (seconds := event.get("step_time_s")):
+                    self.ranks.step_took(seconds)
                 status = replace(status, step=event["step"], epoch=event["epoch"], loss=event["loss"], tokens=tokens)
             elif event["type"] == "eval":
                 status = replace(status, eval_loss=event["eval_loss"])
@@ -168,8 +200,9 @@ class Supervisor:
                 self.oom = event
         self.status = status
 
-    def _end(self, spec: RunSpec, exit_code: int, log_began: int) -> None:
-        state, cause, message = self._ending(spec, exit_code, log_began)
+    def _end(self, spec: RunSpec, end: ProcessEnd) -> None:
+        exit_code = end.exit_code
+        state, cause, message = self._ending(spec, end)
         if self.job is not None:
             state, cause, message = self.job.ending(state, cause, message, exit_code, self.status.step)
         self.reserve.unlink(missing_ok=True)
@@ -194,34 +227,36 @@ class Supervisor:
             self._write(self.log, "state", state="stopped", cause=None, message=words, exit_code=exit_code)
             self._write_status()
 
-    def _ending(self, spec: RunSpec, exit_code: int, log_began: int) -> tuple[State, Cause | None, str]:
+    def _ending(self, spec: RunSpec, end: ProcessEnd) -> tuple[State, Cause | None, str]:
         """State, cause and message of a trainer that has ended, with an `oom` event for one that could not write it."""
+        exit_code, message = end.exit_code, end.message
         state, cause = OUTCOMES.get(exit_code, ("failed", "error"))
-        message = self.status.message
-        if exit_code == -signal.SIGKILL and self.trainer is not None and self.kernel.has_killed(self.trainer.pid):
-            message = "The kernel ended the trainer, as the memory of this machine ran out"
+        who = "the trainer" if end.rank is None else f"rank {end.rank}"
+        if end.oom is not None:
+            self.oom = {"type": "oom", "time": round(time.time(), 3), **end.oom}
+            self._write(self.log, "oom", **end.oom)
+        if exit_code == -signal.SIGKILL and self.kernel.has_killed(end.pid):
+            message = f"The kernel ended {who}, as the memory of this machine ran out"
             if (limit := self._group_limit_bytes()) is not None:
-                message = (
-                    f"The kernel ended the trainer, as it had reached the {limit / 2**30:.1f} GiB of its control group"
-                )
-            self._write_oom(spec, "kernel", f"{message}.")
+                message = f"The kernel ended {who}, as it had reached the {limit / 2**30:.1f} GiB of its control group"
+            self._write_oom(spec, "kernel", f"{message}.", rank=end.rank)
             return state, "host-oom", f"{message}."
-        if state == "failed" and not self.told_its_end:
-            words = last_words(self.run.log_path, log_began)
+        if state == "failed" and not end.has_told:
+            words = last_words(end.log, end.log_began)
             if words is not None:
                 raised_by, message, requested = words
-                self._write_oom(spec, raised_by, message, requested)
-                return state, "oom", f"Memory ran out, and {WHO_ENDED[raised_by]} ended the trainer: {message}"
+                self._write_oom(spec, raised_by, message, requested, end.rank)
+                return state, "oom", f"Memory ran out, and {WHO_ENDED[raised_by]} ended {who}: {message}"
         if exit_code < 0:
             cause = "killed"
-            message = f"The trainer was killed by signal {-exit_code} ({signal.Signals(-exit_code).name})."
+            message = f"{end.name} was killed by signal {-exit_code} ({signal.Signals(-exit_code).name})."
             if exit_code == -signal.SIGKILL:
                 message += " There is no sign of the kernel's OOM killer: somebody or something else sent it."
         elif state == "failed" and not message:
             message = (
                 "The disk is full. Free some space, then resume."
                 if cause == "disk-full"
-                else f"The trainer ended with exit code {exit_code}; trainer.log says more."
+                else f"{end.name} ended with exit code {exit_code}; {end.log.name} says more."
             )
         return state, cause, message
 
@@ -230,7 +265,9 @@ class Supervisor:
         total = self.host.get("total_bytes")
         return limit if limit is not None and (total is None or limit < total) else None
 
-    def _write_oom(self, spec: RunSpec, raised_by: str, message: str, requested_bytes: int | None = None) -> None:
+    def _write_oom(
+        self, spec: RunSpec, raised_by: str, message: str, requested_bytes: int | None = None, rank: int | None = None
+    ) -> None:
         fields = oom_fields(
             last_state=self.status.state,
             step=self.status.step,
@@ -246,6 +283,7 @@ class Supervisor:
         gpu = next((gpu for gpu in gpus if spec.hardware.device == f"cuda:{gpu['index']}"), None)
         if raised_by == "bitsandbytes" and gpu is not None:
             fields |= on_gpu(gpu, self.trainer_pids)
+        fields["rank"] = rank
         self.oom = {"type": "oom", "time": round(time.time(), 3), **fields}
         self._write(self.log, "oom", **fields)
 
@@ -294,7 +332,11 @@ class Supervisor:
         self.is_to_stop = True
         if self.job is not None:
             self.job.notice(number)
-        if self.trainer is not None:
+        if self.ranks is not None:
+            # The launcher would give its processes half a minute to end, however long their step and their save take.
+            with contextlib.suppress(OSError):
+                control.send(self.run.control_folder, "stop")
+        elif self.trainer is not None:
             self.trainer.send_signal(signal.SIGTERM)
 
 

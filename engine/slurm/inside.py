@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import IO
@@ -125,13 +125,13 @@ def taken_over(run: Run, job: InsideJob | None) -> IO[bytes]:
     return lock
 
 
-def given_gpu(device: str, environment: Mapping[str, str]) -> dict[str, str]:
+def given_gpus(devices: Sequence[str | int], environment: Mapping[str, str]) -> dict[str, str]:
     """What the trainer has to see where Slurm gave this job its GPUs: `cuda:0` is the first of those, not the node's.
 
-    `device` is that of a resolved spec; `environment` the job's.
+    `devices` are those of a resolved spec, names or numbers; `environment` the job's.
     """
     given = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    number = device.removeprefix("cuda:")
-    if "SLURM_JOB_ID" not in environment or not number.isdigit() or int(number) >= len(given):
+    numbers = [str(device).removeprefix("cuda:") for device in devices]
+    if "SLURM_JOB_ID" not in environment or any(not n.isdigit() or int(n) >= len(given) for n in numbers):
         return {}
-    return {"CUDA_VISIBLE_DEVICES": given[int(number)]}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(given[int(number)] for number in numbers)}

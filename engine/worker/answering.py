@@ -37,8 +37,14 @@ class Answering:
     def at_evaluation(self) -> None:
         """Answers by the adapter as it is now; afterwards all is as it was. Raises StopRequested and OSError; whatever
         else goes wrong, memory that runs out included, costs the answers and not the run."""
-        if not self.asked_at_evaluations or self._was_given_up:
+        if not self.asked_at_evaluations:
             return
+        if self.trainer.ranks.is_main and not self._was_given_up:
+            with self.requests.alone():
+                self._answer_now()
+        self.requests.stop_if_asked()  # other processes wait here for the one that answers
+
+    def _answer_now(self) -> None:
         trainer, model, phase = self.trainer, self.trainer.model, self.trainer.phase
         was_training, before = model.training, random_states()
         trainer.reporter.state("evaluating")
@@ -46,7 +52,9 @@ class Answering:
         try:
             with trainer.doing("eval"):
                 self._answer(trainer.state.global_step)
-        except (StopRequested, OSError):
+        except StopRequested:
+            return  # all stop together
+        except OSError:
             raise
         except Exception as error:
             self._give_up(error)
@@ -59,7 +67,7 @@ class Answering:
 
     def at_the_end(self, step: int) -> None:
         """Answers by the base (adapter switched off) and by the adapter, which is that of `step`. Nothing is trained
-        afterwards."""
+        afterwards. By rank 0 alone."""
         if not self.questions.all:
             return
         trainer = self.trainer

@@ -41,7 +41,7 @@ def random_states() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": (kind, tuple(int(key) for key in keys), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
-        "cuda": tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else (),
+        "cuda": (torch.cuda.get_rng_state(),) if torch.cuda.is_available() else (),  # of this process's GPU
     }
 
 
@@ -51,8 +51,8 @@ def restore_random_states(states: dict[str, Any]) -> None:
     kind, keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(states["torch"])
-    if len(states["cuda"]) == torch.cuda.device_count() > 0:
-        torch.cuda.set_rng_state_all(list(states["cuda"]))
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"][0])
 
 
 # JSON knows neither tuples, nor dictionaries with number keys, nor tensors: each is a one-entry object named for what

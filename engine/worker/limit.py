@@ -95,7 +95,7 @@ def _limit_reserved(limit_bytes: int, device: str) -> None:
     else:
         context = context_bytes(card_of(device)).likely_bytes
     _refuse_too_little(limit_bytes, context, "the CUDA context takes")
-    total_bytes = torch.cuda.get_device_properties(0).total_memory
+    total_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, (limit_bytes - context) / total_bytes))
 
 

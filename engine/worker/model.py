@@ -86,7 +86,8 @@ def model_class(spec: RunSpec) -> Any:
 
 
 def torch_device(spec: RunSpec) -> str:
-    """`cpu`, or `cuda:0`: the launcher shows one GPU to a process. Raises BadSpec where torch cannot use it."""
+    """`cpu`, or this process's GPU as torch counts those that the launcher shows it: `cuda:0` but among several
+    processes. Raises BadSpec where torch cannot use it."""
     if spec.hardware.device == "cpu":
         return "cpu"
     if not torch.cuda.is_available():
@@ -95,7 +96,7 @@ def torch_device(spec: RunSpec) -> str:
             f"This machine has {spec.hardware.device}, but torch {torch.__version__} ({built}) cannot use it.",
             "Install a CUDA build of torch that fits the driver (`loradeck doctor` says which), or write device: cpu.",
         )
-    return "cuda:0"
+    return f"cuda:{torch.cuda.current_device()}"
 
 
 def quantization_config(spec: RunSpec) -> BitsAndBytesConfig | None:

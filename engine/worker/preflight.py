@@ -66,7 +66,7 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
         except (StopRequested, OSError):
             raise
         except Exception as error:
-            if shortfall(error) is not None:
+            if shortfall(error) is not None or self.trainer.ranks.are_several:  # others would wait for this one
                 raise
             self._say_given_up(error)
 
@@ -128,7 +128,8 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
             self.trainer.doing("save"),
             tempfile.TemporaryDirectory(dir=self.scratch, prefix=SCRATCH_PREFIX) as folder,
         ):
-            self.trainer.write_checkpoint(Path(folder) / "checkpoint", random_states(), 0)
+            if self.trainer.ranks.is_main:
+                self.trainer.write_checkpoint(Path(folder) / "checkpoint", [random_states()], 0)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,25 @@
-"""What others ask of a running trainer: files in `control/`, SIGINT and SIGTERM, and the supervisor's death."""
+"""What others ask of a running trainer: files in `control/`, SIGINT and SIGTERM, and the supervisor's death.
+
+Of several processes rank 0 takes the requests, and all hear of them at the same place of the same step.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
 
 from engine.runs import control
+from engine.runs.accelerating import SUPERVISOR_VARIABLE
 from engine.runs.events import EventWriter
 from engine.runs.store import Run
+from engine.worker.ranks import Ranks
 
 PAUSE_POLL_S = 0.2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -40,26 +48,68 @@ def _remember(_signal: int, _frame: FrameType | None) -> None:
     _signalled = True
 
 
+def _supervisor_watch(environment: Mapping[str, str]) -> int | None:
+    """What becomes readable when the supervisor ends; None for a single trainer, whose parent it is."""
+    pid = environment.get(SUPERVISOR_VARIABLE, "")
+    if not pid.isdigit() or sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(int(pid))
+    except ProcessLookupError:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except OSError:  # a kernel without it
+        pass
+    return None
+
+
 class Requests:
     """The requests to one run's trainer. Each that is taken is acknowledged by a `control` event."""
 
-    def __init__(self, run: Run, events: EventWriter) -> None:
+    def __init__(self, run: Run, events: EventWriter, ranks: Ranks | None = None) -> None:
         self._folder = run.control_folder
         self._events = events
+        self._ranks = ranks or Ranks()
+        self._are_together = False
+        self._supervisor = _supervisor_watch(os.environ)
         self.stopping = False
         """Whether this trainer was asked to stop, by a file or a signal. It never becomes false again."""
 
     def poll(self, only: tuple[control.Request, ...] = control.REQUESTS) -> list[control.Request]:
-        """Requests since the last call, now taken. Those that are not in `only` are left for later."""
-        taken = [request for request in control.pending(self._folder) if request in only]
+        """Requests since the last call, now taken. Those that are not in `only` are left for later.
+
+        Where the processes are together all have to call it, and all get the same.
+        """
+        taken = [request for request in control.pending(self._folder) if request in only] if self._ranks.is_main else []
         for request in taken:
             control.take(self._folder, request)
             self._events.write("control", request=request)
-        if _signalled and not self.stopping:
+        if (_signalled or self._is_orphaned()) and not self.stopping:
             taken = ["stop", *taken]
             self._events.write("control", request="stop", signal=True)
         self.stopping = self.stopping or "stop" in taken
+        if self._are_together:
+            *asked, self.stopping = self._ranks.any_of([*(r in taken for r in control.REQUESTS), self.stopping])
+            taken = [request for request, is_asked in zip(control.REQUESTS, asked, strict=True) if is_asked]
         return taken
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """In the block the processes do the same at the same time, and agree on what is asked of them."""
+        self._are_together = self._ranks.are_several
+        yield
+        self._are_together = False
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """In the block, rank 0 does what others do not."""
+        before, self._are_together = self._are_together, False
+        try:
+            yield
+        finally:
+            self._are_together = before
+
+    def _is_orphaned(self) -> bool:
+        return self._supervisor is not None and bool(select.select([self._supervisor], [], [], 0)[0])
 
     def stop_if_asked(self) -> None:
         """Obey a stop where no step is under way; other requests wait for the next step's end. Raises StopRequested."""

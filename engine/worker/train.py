@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, PrinterCallback
 from trl import SFTConfig
@@ -16,7 +19,7 @@ from engine import architecture_cache
 from engine.checks import read_spec
 from engine.memory.footprint import Footprint
 from engine.runs import prediction
-from engine.runs.events import EventWriter
+from engine.runs.events import EventWriter, NoEvents
 from engine.runs.store import Cause, Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
 from engine.targets import problems_with
@@ -37,6 +40,7 @@ from engine.worker.oom import shortfall
 from engine.worker.oom_event import let_go, oom_fields, record_history, save_snapshot
 from engine.worker.preflight import SCRATCH_PREFIX, Preflight
 from engine.worker.process_memory import own_memory
+from engine.worker.ranks import NO_LIMIT, Place, Ranks, is_lost
 from engine.worker.requests import Requests, StopRequested
 from engine.worker.trackers import PROJECT, Trackers, trackers_of
 from engine.worker.trainer import DeckTrainer, WholeSteps, save_adapter
@@ -47,26 +51,39 @@ STOPPED = 130
 def main(arguments: list[str]) -> int:
     """Train the run in the folder `arguments[0]`; returns the exit code that the supervisor reads."""
     run = Run(Path(arguments[0]))
-    events = EventWriter(run.events_path)
-    training = Training(run, events)
+    ranks = Ranks(run, Place.of(os.environ))
+    events = EventWriter(run.events_path) if ranks.is_main else NoEvents()
+    training = Training(run, events, ranks)
     try:
         finished = training.fit()
     except StopRequested:
         finished = False
     except Exception as error:
-        return EXIT_CODES[training.fail(error)]
+        failure = training.fail(error)
+        return ranks.leave(EXIT_CODES[failure.cause], **asdict(failure))
     events.write("state", state="finished" if finished else "stopped", message=training.end_in_words)
-    return 0 if finished else STOPPED
+    return ranks.leave(0 if finished else STOPPED)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a training ended, as `engine.runs.ranks.RankRecord` holds it."""
+
+    cause: Cause
+    message: str
+    is_consequence: bool = False
+    oom: dict[str, Any] | None = None
 
 
 class Training:
-    """A run in progress."""
+    """A run in progress, in one of its processes."""
 
-    def __init__(self, run: Run, events: EventWriter) -> None:
+    def __init__(self, run: Run, events: EventWriter, ranks: Ranks | None = None) -> None:
         self.run = run
         self.events = events
+        self.ranks = ranks or Ranks()
         self.reporter = Reporter(events)
-        self.requests = Requests(run, events)
+        self.requests = Requests(run, events, self.ranks)
         self.spec: RunSpec | None = None
         self.trainer: DeckTrainer | None = None
         self.trackers = Trackers({}, events)
@@ -80,18 +97,37 @@ class Training:
 
         Raises StopRequested where no step was under way, BadSpec, NanLoss, and whatever the libraries raise.
         """
-        spec = self.spec = read_spec(self.run.spec_path)
+        spec = self.spec = self.ranks.own(read_spec(self.run.spec_path))
         self.libraries_bytes = own_memory().resident_bytes
-        remove_unfinished_saves(self.run)
+        if self.ranks.is_main:
+            remove_unfinished_saves(self.run)
         checkpoint = self.run.newest_checkpoint()
         resumed = {} if checkpoint is None else {"resumed_from_step": checkpoint_step(checkpoint)}
         self.reporter.state("loading", **resumed)
         check_targets(spec)
-        self.trackers = trackers_of(spec, self.run, self.events)
-        data = load_data(spec, self.requests.stop_if_asked)
+        if self.ranks.is_main:
+            self.trackers = trackers_of(spec, self.run, self.events)
+        self.ranks.join(spec)
+        data = self.load_data(spec)
         give_freed_heap_back()
         keep_within_limit(spec)
         trainer = self.trainer = self.set_up(spec, data)
+        with self.requests.together():
+            return self.train(trainer, data, checkpoint)
+
+    def load_data(self, spec: RunSpec) -> RunData:
+        """The rows; of several processes the first tokenizes what has not been before, and the others find it."""
+        if not self.ranks.is_main:
+            self.ranks.wait()
+        data = load_data(spec, self.requests.stop_if_asked)
+        if self.ranks.is_main:
+            self.ranks.wait()
+        return data
+
+    def train(self, trainer: DeckTrainer, data: RunData, checkpoint: Path | None) -> bool:
+        """All steps that are left, and what follows the last. Returns whether the run is complete."""
+        spec = self.spec
+        assert spec is not None
         self.requests.stop_if_asked()
         predicted = prediction.read(self.run)
         self.announce(spec, predicted)
@@ -117,7 +153,11 @@ class Training:
             measured.record("end")
             return False
 
-        self.finish(spec, data, measured, answering)
+        if data.held_out is not None and spec.training.eval_strategy == "no":
+            trainer.evaluate()
+        if self.ranks.is_main:
+            with self.requests.alone():
+                self.finish(measured, answering)
         return True
 
     def set_up(self, spec: RunSpec, data: RunData) -> DeckTrainer:
@@ -139,6 +179,7 @@ class Training:
         try:
             trainer = DeckTrainer(
                 reporter=self.reporter,
+                ranks=self.ranks,
                 best=best,
                 model=model,
                 args=args,
@@ -186,6 +227,7 @@ class Training:
         trainer = self.trainer
         assert trainer is not None
         batches = len(trainer.get_train_dataloader())
+        # Of several processes each takes its share of the batches.
         steps_per_epoch = -(-batches // spec.training.gradient_accumulation_steps)
         capped = spec.training.max_steps > 0
         total_steps = (
@@ -203,15 +245,14 @@ class Training:
             predicted_peak_bytes=None if predicted is None else predicted.device_bytes,
             train_rows=len(trainer.train_dataset),
             device=spec.hardware.device,
+            processes=self.ranks.place.count,
             notes=[f"optim: {spec.training.optim}", f"precision: {precision}"],
         )
 
-    def finish(self, spec: RunSpec, data: RunData, measured: Measured, answering: Answering) -> None:
-        """What follows the last step: the held-out loss, the adapter, and answers to compare."""
+    def finish(self, measured: Measured, answering: Answering) -> None:
+        """What follows the last step and evaluation: the adapter, and answers to compare. By rank 0 alone."""
         trainer = self.trainer
         assert trainer is not None
-        if data.held_out is not None and spec.training.eval_strategy == "no":
-            trainer.evaluate()
         measured.record("end")  # the answers that follow are in no prediction
         kept_step = self.keep_the_best(trainer)
         self.reporter.state("saving")
@@ -241,11 +282,14 @@ class Training:
         self.end_in_words = words_of_end(best, state, kept_step)
         return kept_step
 
-    def fail(self, error: Exception) -> Cause:
-        """Write down why the training ended, and keep what can be kept. Returns the cause; raises nothing."""
+    def fail(self, error: Exception) -> Failed:
+        """Write down why the training ended, and keep what can be kept. Raises nothing."""
         moment = self.trainer.moment if self.trainer is not None else Moment()
         on_gpu = self.spec is not None and self.spec.hardware.device != "cpu"
         failure = explain(error, moment, on_gpu)
+        is_consequence = self.ranks.are_several and failure.cause != "oom" and is_lost(error)
+        message = " ".join(filter(None, (failure.message, failure.hint)))
+        oom: dict[str, Any] | None = None
         # Each in its own right: a disk that is full, or memory that does not even suffice for this, may stop any of
         # them, and the exit code still tells.
         with _as_far_as_it_goes():
@@ -253,32 +297,31 @@ class Training:
             traceback.print_exc()
         if failure.cause == "oom":
             with _as_far_as_it_goes():
-                self.tell_who_held_memory(error, moment)
-            if self.trainer is not None:
-                with _as_far_as_it_goes():
-                    self.trainer.save_last_whole_step()
-        with _as_far_as_it_goes():
-            self.events.write("error", code=failure.cause, message=failure.message, hint=failure.hint)
-            self.events.write(
-                "state",
-                state="failed",
-                cause=failure.cause,
-                message=" ".join(filter(None, (failure.message, failure.hint))),
-            )
-        return failure.cause
+                oom = self.tell_who_held_memory(error, moment)
+        if (failure.cause == "oom" or is_consequence) and self.trainer is not None and self.ranks.is_main:
+            with _as_far_as_it_goes():
+                self.trainer.save_last_whole_step()
+        if not is_consequence:  # what was the cause is known to the supervisor
+            with _as_far_as_it_goes():
+                self.events.write("error", code=failure.cause, message=failure.message, hint=failure.hint)
+                self.events.write("state", state="failed", cause=failure.cause, message=message)
+        return Failed(failure.cause, message, is_consequence, oom)
 
-    def tell_who_held_memory(self, error: Exception, moment: Moment) -> None:
-        """Write the `oom` event, and let go of what the failed step held."""
+    def tell_who_held_memory(self, error: Exception, moment: Moment) -> dict[str, Any]:
+        """Write the `oom` event, and let go of what the failed step held. Returns the event's fields."""
         short, spec, trainer = shortfall(error), self.spec, self.trainer
         assert short is not None
         assert spec is not None, "reading a spec takes no memory to speak of"
-        limit_bytes = spec.hardware.memory_limit_bytes
+        limit_bytes, rank = spec.hardware.memory_limit_bytes, self.ranks.place.rank
         try:
             fields = oom_fields(short, moment, spec.hardware.device, limit_bytes, self.libraries_bytes, trainer)
-            snapshot = save_snapshot(self.run.folder / "oom_snapshot.pickle")
+            name = f"oom_snapshot-{rank}.pickle" if rank else "oom_snapshot.pickle"
+            fields["snapshot"] = save_snapshot(self.run.folder / name)
+            fields["rank"] = rank if self.ranks.are_several else None
         finally:
             let_go(error, trainer)
-        self.events.write("oom", **fields, snapshot=snapshot)
+        self.events.write("oom", **fields)
+        return fields
 
     def warn(self, code: str, message: str, hint: str) -> None:
         self.events.write("warning", code=code, message=message, hint=hint)
@@ -316,6 +359,8 @@ def sft_config(spec: RunSpec, output_folder: Path) -> SFTConfig:
         logging_nan_inf_filter=False,  # it would show the average of earlier losses instead of a NaN
         report_to="none",
         disable_tqdm=True,
+        ddp_timeout=int(NO_LIMIT.total_seconds()),
+        ddp_broadcast_buffers=False,  # nothing changes them
     )
 
 

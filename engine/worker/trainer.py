@@ -27,7 +27,9 @@ from engine.worker.checkpoint import (
 )
 from engine.worker.data.sequences import Sequences
 from engine.worker.moment import Moment, Phase
+from engine.worker.ranks import Ranks
 from engine.worker.sampling import LengthGroupsByEpoch
+from engine.worker.shares import shared_exactly
 
 
 class DeckTrainer(SFTTrainer):  # type: ignore[misc]
@@ -39,12 +41,14 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         train_dataset: Sequences | Dataset,
         eval_dataset: Sequences | Dataset | None = None,
         best: Best | None = None,
+        ranks: Ranks | None = None,
         **kwargs: Any,
     ) -> None:
         # TRL insists on its own kind of dataset, and only looks at the first sequence of it: nothing is prepared.
         super().__init__(train_dataset=_first_of(train_dataset), eval_dataset=_first_of(eval_dataset), **kwargs)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.reporter = reporter
+        self.ranks = ranks or Ranks()
         self.best = best
         """How evaluations are compared; None where nothing depends on it."""
         self.after_evaluation: Callable[[], None] | None = None
@@ -60,6 +64,8 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         self._batch_mask: torch.Tensor | None = None
         self._batch_positions: torch.Tensor | None = None
         self._whole_step: tuple[dict[str, Any], int] | None = None
+        self._saved_step: int | None = None
+        """Of the newest checkpoint, as all processes know it whether or not it is on the disk yet."""
         if self.args.fp16:
             # TRL casts the adapters of a quantized model to bf16, which float16's loss scaler cannot unscale
             # (trl issue 4901): train them in fp32 there.
@@ -90,12 +96,17 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         self.phase = before
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self.ranks.beat(self.state.global_step)
         self.batch_shape = list(inputs["input_ids"].shape)
         self._batch_mask, self._batch_positions = inputs.get("attention_mask"), inputs.get("position_ids")
         if self.model.training:
             self.phase = "forward"
             if not self.in_preflight:
                 self.reporter.count_places(math.prod(self.batch_shape))
+                # At an epoch's end accelerate leaves out of its counts what it takes for rows that came again: there
+                # are none (`shares`), and batches of the whole last step would be left out.
+                if (loader := self.accelerator.gradient_state.active_dataloader) is not None:
+                    loader.remainder = 0
             self.largest_batch = max(self.largest_batch, self.batch_shape, key=math.prod)
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         if self.model.training:
@@ -104,6 +115,7 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self.ranks.beat(self.state.global_step)
         # After the last pass of a step comes the optimizer, after the others the next forward.
         self.phase = "optimizer" if self.accelerator.sync_gradients else "forward"
         return loss
@@ -118,8 +130,12 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         if args.train_sampling_strategy != "group_by_length" or not isinstance(rows, Sequences):
             return super()._get_train_sampler(train_dataset)
         seed = args.seed if args.data_seed is None else args.data_seed
-        together = args.train_batch_size * args.gradient_accumulation_steps
+        together = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return LengthGroupsByEpoch(together, rows.lengths.tolist(), seed)
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        with shared_exactly():
+            return super()._get_dataloader(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
@@ -223,7 +239,7 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         return step
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        if self._newest_checkpoint.exists():
+        if self._saved_step == self.state.global_step:
             return  # asked for twice at one step, by the schedule and by a person
         if self.reporter.nan_steps:
             self.reporter.events.write(
@@ -235,7 +251,7 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
             return
         with self.doing("save"):
             self.reporter.state("saving")
-            self._add_checkpoint(random_states(), int(self._total_train_tokens))
+            self._add_checkpoint(self.ranks.gathered(random_states()), int(self._total_train_tokens))
             self.reporter.state("training")
 
     def save_last_whole_step(self) -> None:
@@ -246,23 +262,29 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         """
         is_whole = self.phase in ("forward", "backward", "eval") and not self.in_preflight
         if is_whole and self._whole_step and not self.reporter.nan_steps and not self._newest_checkpoint.exists():
-            self._add_checkpoint(*self._whole_step)
+            random, tokens = self._whole_step
+            self._add_checkpoint([random], tokens)
 
     @property
     def _newest_checkpoint(self) -> Path:
         """Where the checkpoint of the last step taken belongs."""
         return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
 
-    def _add_checkpoint(self, random: dict[str, Any], tokens: int) -> None:
-        final = self._newest_checkpoint
+    def _add_checkpoint(self, random: list[dict[str, Any]], tokens: int) -> None:
+        final, self._saved_step = self._newest_checkpoint, self.state.global_step
         if self.best is not None:
             self.best.record(self.state, final.parent)
+        if not self.ranks.is_main or final.exists():
+            return
         self.write_checkpoint(final, random, tokens)
         rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.reporter.events.write("checkpoint", step=self.state.global_step, path=str(final))
 
-    def write_checkpoint(self, final: Path, random: dict[str, Any], tokens: int) -> None:
-        """Write adapter and training state as they are now into the folder `final`, which appears whole."""
+    def write_checkpoint(self, final: Path, random: list[dict[str, Any]], tokens: int) -> None:
+        """Write adapter and training state as they are now into the folder `final`, which appears whole.
+
+        `random` are the random states of rank 0 and, where they are known, of the others.
+        """
         with staged_folder(final) as folder:
             save_adapter(self.model, folder)
             self.processing_class.save_pretrained(folder)
@@ -273,22 +295,31 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
                     "optimizer": self.optimizer.state_dict(),
                     "scheduler": self.lr_scheduler.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
-                    "random": random,
+                    "random": random[0],
+                    "random_of_others": random[1:],
+                    "rows_a_step": self.rows_a_step,
                     "tokens": tokens,
                 },
             )
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
+    @property
+    def rows_a_step(self) -> int:
+        """Rows that one optimizer step learns from."""
+        args = self.args
+        return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
     # The parts of a resume, in the order in which transformers asks for them.
 
     def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
         trained: tuple[int, int] = super()._init_training_state(max_steps, *args)
+        self._saved_step = self.state.global_step or None
         # transformers goes on with the batch size and the intervals of the checkpoint, which may be another run's.
         self.state.train_batch_size = self._train_batch_size
         self.state.compute_steps(self.args, max_steps)
         if self.best is None:
             forget(self.state)
-        elif not self.best.restore(self.state, self._newest_checkpoint.parent):
+        elif not self._best_is_there(self.best):
             self.reporter.events.write(
                 "warning",
                 code="best-gone",
@@ -301,6 +332,15 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
             self._owes_evaluation = self.state.global_step % self.state.eval_steps == 0 if by_steps else trained[1] == 0
         return trained
 
+    def _best_is_there(self, best: Best) -> bool:
+        # It may have to be copied from another run: by one process only.
+        if not self.ranks.is_main:
+            self.ranks.wait()
+        is_there = best.restore(self.state, self._newest_checkpoint.parent)
+        if self.ranks.is_main:
+            self.ranks.wait()
+        return is_there
+
     def _load_adapter(self, folder: str) -> None:
         # `load_adapter`, which transformers uses, brings the adapters back in fp32 where TRL had cast them to bf16.
         # Copying into the parameters that are there keeps the type they were trained in.
@@ -311,6 +351,15 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         self._restored = load_training_state(Path(resume_from_checkpoint))
         self._total_train_tokens = self._restored["tokens"]
         self.reporter.start_counting_at(self._restored["tokens"])
+        rows = self._restored.get("rows_a_step", self.rows_a_step)
+        if rows != self.rows_a_step:
+            self.reporter.events.write(
+                "warning",
+                code="other-step",
+                message=f"Steps learnt from {rows:,} rows up to this checkpoint, and from {self.rows_a_step:,} from "
+                "here on: rows that were seen may come again in this epoch, and others not.",
+                hint="The effective batch is batch size x accumulation x processes: keep it when one of them changes.",
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -323,7 +372,8 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            restore_random_states(self._restored["random"])
+            states = [self._restored["random"], *self._restored.get("random_of_others", [])]
+            restore_random_states(states[self.ranks.place.rank % len(states)])
 
 
 class WholeSteps(TrainerCallback):  # type: ignore[misc]

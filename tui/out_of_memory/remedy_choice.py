@@ -88,8 +88,9 @@ def _with_a_smaller_step(remedy: Remedy) -> Remedy:
     """A smaller batch with accumulation as it is. Memory does not depend on accumulation, so the price stays."""
     if BATCH not in remedy.changes or ACCUMULATION not in remedy.changes:
         return remedy
-    passes, _ = remedy.changes[ACCUMULATION]
+    passes, more_passes = remedy.changes[ACCUMULATION]
     before, rows = remedy.changes[BATCH]
+    passes *= remedy.effective_batch_size // (rows * more_passes)  # of all processes
     return replace(
         remedy,
         changes={field: values for field, values in remedy.changes.items() if field != ACCUMULATION},

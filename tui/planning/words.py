@@ -42,7 +42,8 @@ def totals(spec: RunSpec, known: Totals, glyphs: Glyphs, width: int) -> Content:
     """Trainable share, adapter size, batch and steps, as many as fit into `width`, the first first."""
     training = spec.training
     batch, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
-    rows = f"batch {batch} x {accumulation} = {known.effective_batch_size}"
+    processes = f" x {spec.hardware.num_processes}" if spec.hardware.num_processes > 1 else ""
+    rows = f"batch {batch} x {accumulation}{processes} = {known.effective_batch_size}"
     share = adapter = ""
     if known.trainable_parameters is not None and known.total_parameters:
         part = known.trainable_parameters / known.total_parameters

@@ -84,10 +84,15 @@ def batches(effective: int) -> list[int]:
     return [rows for rows in range(1, effective + 1) if effective % rows == 0]
 
 
+def rows_of_a_process(spec: RunSpec) -> int:
+    """A process's part of the effective batch."""
+    return spec.effective_batch_size // spec.hardware.num_processes
+
+
 def halved(spec: RunSpec) -> Iterator[int]:
     """Batches of half the rows again and again down to 1: the nearest that keep the effective batch exactly."""
     rows = spec.training.per_device_train_batch_size
-    possible = batches(spec.effective_batch_size)
+    possible = batches(rows_of_a_process(spec))
     while rows > 1:
         rows = max(size for size in possible if size <= max(1, rows // 2))
         yield rows
@@ -95,7 +100,7 @@ def halved(spec: RunSpec) -> Iterator[int]:
 
 def batch_values(spec: RunSpec, rows: int) -> dict[str, int]:
     """A batch of `rows` with the effective batch as it is."""
-    return {BATCH: rows, ACCUMULATION: spec.effective_batch_size // rows}
+    return {BATCH: rows, ACCUMULATION: rows_of_a_process(spec) // rows}
 
 
 def such_as(cards: Sequence[KnownCard]) -> str:

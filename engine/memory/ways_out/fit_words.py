@@ -61,9 +61,10 @@ def reasons_for(question: Question, spec: RunSpec, without_checkpointing: int | 
     before, training = question.spec, spec.training
     changed = changes_between(before, spec)
     rows, passes = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    processes = f" x {spec.hardware.num_processes}" if spec.hardware.num_processes > 1 else ""
     reasons = {
         BATCH: f"{rows} row{'s' if rows > 1 else ''} in a pass: the fastest that is predicted to fit.",
-        ACCUMULATION: f"{rows} x {passes} is an effective batch of {spec.effective_batch_size}, as before.",
+        ACCUMULATION: f"{rows} x {passes}{processes} is an effective batch of {spec.effective_batch_size}, as before.",
         CHECKPOINTING: "It fits without, so that nothing is computed twice.",
         MAX_LENGTH: _length_words(question, spec),
         LOAD_IN: BITS[spec.quantization.load_in],

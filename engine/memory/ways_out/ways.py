@@ -23,6 +23,7 @@ from engine.memory.ways_out.candidate import (
     OPTIMIZER,
     batch_values,
     batches,
+    rows_of_a_process,
     value_of,
 )
 from engine.memory.ways_out.changing_training import EIGHT_BIT, FEWER_BITS, LEAST_TOKENS, fewer_targets, shorter
@@ -73,7 +74,7 @@ def ways(question: Question, sacrifice: Values, *, small_evaluation: bool = Fals
     found: list[tuple[bool, float, Values]] = []
     offloading = [False] if question.card.on_cpu or spec.training.activation_offloading else [False, True]
     now = spec.training
-    for rows, checkpointing, offload in product(batches(spec.effective_batch_size), (False, True), offloading):
+    for rows, checkpointing, offload in product(batches(rows_of_a_process(spec)), (False, True), offloading):
         if rows > now.per_device_train_batch_size and rows * tokens > BUSY_TOKENS:
             continue
         if offload and not checkpointing:  # all that layers save would cross PCIe twice

@@ -10,6 +10,9 @@ from torch.utils.data import Dataset
 
 from engine.worker.data.token_store import TokenStore
 
+FILLER = -1
+"""Index of a sequence of which nothing is learnt: for a process that is left without a batch at the end of an epoch."""
+
 
 class Sequences(Dataset[dict[str, Any]]):
     """Nothing is copied and nothing written: each sequence is read from the store when its batch is formed."""
@@ -32,6 +35,10 @@ class Sequences(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`input_ids` and `labels`, and of a block `seq_lengths`: the columns of TRL's collator."""
+        if index == FILLER:
+            ids = np.resize(self.store.read(*self._parts[0].tolist())[0][:2], 2)
+            filler: dict[str, Any] = {"input_ids": ids, "labels": np.full_like(ids, -100)}
+            return {**filler, "seq_lengths": [2]} if self._packed else filler
         if not 0 <= index < len(self):
             raise IndexError(index)
         parts = self._parts[self._blocks[index] : self._blocks[index + 1]].tolist()

@@ -65,6 +65,20 @@ def test_the_effective_batch_stays_exactly(rows: int, passes: int, offered_rows:
         assert remedy.apply(run).effective_batch_size == rows * passes
 
 
+def test_the_rows_of_all_processes_stay_together() -> None:
+    several: dict[str, Any] = {
+        "training__per_device_train_batch_size": 4,
+        "training__gradient_accumulation_steps": 2,
+        "hardware__num_processes": 3,
+    }
+    run = spec(**several)
+    assert run.effective_batch_size == 24
+    assert list(halved(run)) == [2, 1]
+    remedy = offered(**several)["batch-2"]
+    assert remedy.changes["training.gradient_accumulation_steps"] == (2, 4)
+    assert remedy.effective_batch_size == remedy.apply(run).effective_batch_size == 24
+
+
 def test_batches_are_the_divisors() -> None:
     assert batches(12) == [1, 2, 3, 4, 6, 12]
 

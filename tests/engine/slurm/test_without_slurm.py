@@ -14,7 +14,7 @@ import pytest
 from engine.checks import write_spec
 from engine.runs.launch import trainer_command
 from engine.runs.store import Run, RunBusy, RunStatus, create_run, list_runs, runs_folder
-from engine.slurm.inside import given_gpu
+from engine.slurm.inside import given_gpus
 from engine.slurm.record import SlurmJob, job_path, read_job, write_job
 from engine.spec import RunSpec
 from tests.conftest import loradeck
@@ -111,9 +111,9 @@ def test_a_job_is_read_as_it_was_written(deck_home: Path) -> None:
     ],
 )
 def test_cuda_0_of_a_job_is_the_first_gpu_that_slurm_gave_it(device: str, given: str, seen: str | None) -> None:
-    found = given_gpu(device, {"SLURM_JOB_ID": "17", "CUDA_VISIBLE_DEVICES": given})
+    found = given_gpus([device], {"SLURM_JOB_ID": "17", "CUDA_VISIBLE_DEVICES": given})
     assert found.get("CUDA_VISIBLE_DEVICES") == seen
-    assert given_gpu(device, {"CUDA_VISIBLE_DEVICES": given}) == {}
+    assert given_gpus([device], {"CUDA_VISIBLE_DEVICES": given}) == {}
 
 
 def test_the_trainer_of_a_job_sees_the_gpu_that_slurm_gave(

@@ -1,0 +1,60 @@
+"""Starting several processes of one run: accelerate's config file, its command, and the environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+
+import yaml
+
+from engine.runs.store import Run, write_atomically
+from engine.spec import RunSpec
+
+CONFIG_NAME = "accelerate.yaml"
+SUPERVISOR_VARIABLE = "LORADECK_SUPERVISOR_PID"
+"""Tells the processes of a run who has to live for them to go on: their parent is accelerate's launcher."""
+
+
+def accelerated(run: Run, spec: RunSpec) -> list[str]:
+    """Write accelerate's config of this start into the run folder. Returns the command. Raises OSError."""
+    config = {
+        "compute_environment": "LOCAL_MACHINE",
+        # On the CPU too: with MULTI_CPU accelerate 1.15 starts a single process unless MPI is there.
+        "distributed_type": "MULTI_GPU",
+        "num_processes": spec.hardware.num_processes,
+        "num_machines": 1,
+        "machine_rank": 0,
+        "gpu_ids": "all",
+        "mixed_precision": "no",  # the trainer's own arguments say
+        "main_process_ip": "127.0.0.1",
+        "main_process_port": _free_port(),
+        "rdzv_backend": "static",
+        "use_cpu": False,
+    }
+    path = run.folder / CONFIG_NAME
+    write_atomically(path, yaml.safe_dump(config, sort_keys=False).encode())
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
+    return [*launcher, "-m", "engine.worker", "train", str(run.folder)]
+
+
+def environment_of_several(spec: RunSpec, environment: Mapping[str, str]) -> dict[str, str]:
+    """What the processes see beside a single trainer's environment."""
+    processes = spec.hardware.num_processes
+    variables = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, spec.hardware.gpu_ids))}
+    if spec.hardware.device == "cpu":
+        variables = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    variables[SUPERVISOR_VARIABLE] = str(os.getpid())
+    if "GLOO_SOCKET_IFNAME" not in environment and sys.platform == "linux":
+        variables["GLOO_SOCKET_IFNAME"] = "lo"  # nobody outside needs to reach them
+    if "OMP_NUM_THREADS" not in environment:
+        variables["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    return variables
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

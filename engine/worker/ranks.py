@@ -1,0 +1,150 @@
+"""This process among those of its run: which one it is, what all of them agree on, and how it ends.
+
+With a single process everything here does nothing. torch is imported by what talks to the others only: the first
+thing that a process does is to take its place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from engine.runs.ranks import RankFiles, rank_log_path
+from engine.runs.store import Run
+from engine.spec import RunSpec
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+NO_LIMIT = timedelta(days=30)
+"""Others may wait as long as rank 0 tokenizes, saves or answers; the supervisor sees who hangs."""
+LOST = re.compile(
+    r"gloo/|Connection (closed|reset) by peer|connection was (closed|reset)|Broken pipe|NCCL (error|communicator)"
+    r"|ncclRemoteError|ncclSystemError|DistNetworkError|DistStoreError|store->(get|set)|recvValue failed",
+    re.IGNORECASE,
+)
+"""What an exception says in a process whose others are gone."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process is among all, as torchrun's variables say it."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Place:
+        if "TORCHELASTIC_RUN_ID" not in environment:  # leftovers in a shell are no launcher
+            return cls()
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        return cls(*(int(environment[name]) for name in names))
+
+
+class Ranks:
+    """This process and the others. Without a run it is the only one. Raises OSError where its record cannot be
+    written."""
+
+    def __init__(self, run: Run | None = None, place: Place | None = None) -> None:
+        self.place = place = place or Place()
+        self._files = RankFiles(run, place.rank) if run is not None and place.count > 1 else None
+        self._group: ProcessGroup | None = None
+        if run is not None and place.rank > 0:
+            log = os.open(rank_log_path(run, place.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            for number in (1, 2):
+                os.dup2(log, number)
+            os.close(log)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes events, checkpoints and adapter."""
+        return self.place.rank == 0
+
+    @property
+    def are_several(self) -> bool:
+        return self.place.count > 1
+
+    def own(self, spec: RunSpec) -> RunSpec:
+        """`spec` with the GPU of this process as its device."""
+        if not spec.hardware.gpu_ids or not self.are_several:
+            return spec
+        device = f"cuda:{spec.hardware.gpu_ids[self.place.local_rank]}"
+        return spec.model_copy(update={"hardware": spec.hardware.model_copy(update={"device": device})})
+
+    def join(self, spec: RunSpec) -> None:
+        """Meet the others; returns when all are there."""
+        if not self.are_several:
+            return
+        import torch
+        import torch.distributed as dist
+
+        on_gpu = spec.hardware.device != "cpu" and torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.set_device(self.place.local_rank)
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=NO_LIMIT)
+        # Requests are asked for after each step: on the CPU, so that no GPU has to be waited for.
+        self._group = dist.new_group(backend="gloo", timeout=NO_LIMIT)
+
+    def beat(self, step: int) -> None:
+        """Let the supervisor know that this process goes on."""
+        if self._files is not None:
+            self._files.beat(step)
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self._group is not None:
+            import torch.distributed as dist
+
+            dist.barrier(self._group)
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag whether any process has set it. To be called by all."""
+        if self._group is None:
+            return list(flags)
+        import torch
+        import torch.distributed as dist
+
+        counts = torch.tensor(flags, dtype=torch.int64)
+        dist.all_reduce(counts, group=self._group)
+        return [bool(count) for count in counts.tolist()]
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The plain data and tensors of all processes, in their order. To be called by all."""
+        if self._group is None:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.place.count
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def leave(self, exit_code: int, **record: Any) -> int:
+        """Write how this process ends, and return what it has to exit with; among several a failure ends it here."""
+        if self._files is None:
+            return exit_code
+        self._files.end(exit_code, **record)
+        if exit_code not in (0, 130):
+            _exit_now(exit_code)
+        return 0  # a stop is no failure for the launcher, which would end the others
+
+
+def _exit_now(exit_code: int) -> NoReturn:
+    """What is left to tear down may wait for processes that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether `error` only says that another process is gone."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, (RuntimeError, OSError)) and bool(LOST.search(str(error)))
+    )

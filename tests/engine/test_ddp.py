@@ -1,0 +1,180 @@
+"""Several processes of one run on the CPU: gloo and accelerate's launcher, real supervisors, real signals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.checks import InvalidSpec
+from engine.runs import control
+from engine.runs.events import read_events
+from engine.runs.launch import launch, resume
+from engine.runs.lineage import changed_spec
+from engine.runs.ranks import RankRecord, read_record
+from engine.runs.store import Run, list_runs
+from engine.spec import RunSpec
+from tests.conftest import losses, wait_for_end, wait_for_step, wait_until
+from tests.engine.worker.training import events_of, fit, new_run, write_rows
+
+MakeSpec = Callable[..., RunSpec]
+
+
+@pytest.fixture(autouse=True)
+def _no_run_outlives_its_test(deck_home: Path) -> Iterator[None]:
+    yield
+    for run in list_runs():
+        for rank in range(4):
+            if run.is_alive() and (record := read_record(run, rank)) is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(record.pid, signal.SIGKILL)
+        wait_until(lambda run=run: not run.is_alive(), f"{run.id} is gone", 60)  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def uneven_rows(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """27 rows, 22 of them to train on: an epoch's last batches are short, or none for one of the processes."""
+    path = tmp_path_factory.mktemp("uneven") / "rows.jsonl"
+    return write_rows(path, ["x" * (1 + number * 7 % 40) for number in range(27)])
+
+
+def spec_of(make: MakeSpec, rows: str, processes: int, passes: int, load_in: str = "4bit", **training: Any) -> RunSpec:
+    """Steps of 8 rows; two epochs of 22 rows are 6 steps."""
+    return make(
+        quantization={"load_in": load_in},
+        lora={"lora_dropout": 0.0},
+        data={"train": rows, "eval_fraction": 0.2},
+        training={
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": passes,
+            "per_device_eval_batch_size": 2,
+            "max_steps": 6,
+            "learning_rate": 1e-2,
+            "eval_strategy": "steps",
+            "eval_steps": 3,
+            "save_strategy": "no",
+            **training,
+        },
+        hardware={"num_processes": processes},
+    )
+
+
+def record_of(run: Run, rank: int) -> RankRecord:
+    record: RankRecord = wait_until(lambda: read_record(run, rank), f"rank {rank} begins")
+    return record
+
+
+@pytest.mark.parametrize(("processes", "load_in"), [(2, "4bit"), (2, "none"), (4, "4bit")])
+def test_losses_are_those_of_a_single_process_with_the_same_effective_batch(
+    tiny_spec: MakeSpec, uneven_rows: str, tmp_path: Path, processes: int, load_in: str
+) -> None:
+    several = launch(spec_of(tiny_spec, uneven_rows, processes, 4 // processes, load_in))
+    assert wait_for_end(several).state == "finished", several.log_path.read_text()
+    alone = new_run(tmp_path / "alone", spec_of(tiny_spec, uneven_rows, 1, 4, load_in))
+    assert fit(alone)
+
+    assert losses(several) == pytest.approx(losses(alone), abs=1e-3)
+    measured = [[event["eval_loss"] for event in events_of(run, "eval")] for run in (several, alone)]
+    assert measured[0] == pytest.approx(measured[1], abs=1e-3)
+    assert len(measured[0]) == 2
+    (plan,), (single,) = events_of(several, "plan"), events_of(alone, "plan")
+    same = ("total_steps", "epochs", "effective_batch_size", "trainable_parameters")
+    assert [plan[name] for name in same] == [single[name] for name in same]
+    assert plan["processes"] == processes
+    tokens = [events_of(run, "step")[-1]["tokens"] for run in (several, alone)]
+    assert tokens[0] == pytest.approx(tokens[1], rel=0.01), "a filler has two tokens"
+    assert (several.adapter_folder / "adapter_model.safetensors").exists()
+    assert [event["state"] for event in events_of(several, "state")].count("finished") == 1
+    for rank in range(1, processes):
+        assert "Traceback" not in (several.folder / f"trainer-{rank}.log").read_text()
+    sampled = [event["ranks"] for event in read_events(several.hardware_path) if len(event["ranks"]) == processes]
+    assert any(all(each["rss_bytes"] > 2**20 for each in ranks) for ranks in sampled)  # the last are of dying ones
+
+
+def test_a_killed_rank_ends_its_run_and_a_stopped_run_goes_on_exactly(
+    tiny_spec: MakeSpec, uneven_rows: str, tmp_path: Path
+) -> None:
+    def spec(processes: int, steps: int) -> RunSpec:
+        constant = {"lr_scheduler_type": "constant", "warmup_steps": 0, "eval_steps": 7}
+        made = spec_of(tiny_spec, uneven_rows, processes, 4 // processes, max_steps=steps, **constant)
+        return made.model_copy(update={"lora": made.lora.model_copy(update={"lora_dropout": 0.1})})
+
+    killed = launch(spec(2, 100_000))
+    wait_for_step(killed, 12)
+    os.kill(record_of(killed, 1).pid, signal.SIGKILL)
+    status = wait_for_end(killed, 10)
+    assert (status.state, status.cause) == ("failed", "killed"), (status, killed.log_path.read_text())
+    assert status.message.startswith("Rank 1 was killed by signal 9 (SIGKILL).")
+    assert status.exit_code == -signal.SIGKILL
+    assert not Path(f"/proc/{record_of(killed, 0).pid}").exists(), "the other one was left behind"
+    assert killed.newest_step() >= 12, "what was trained is lost"
+    whole = losses(killed)
+
+    stopped = launch(spec(2, 12))
+    wait_for_step(stopped, 4)
+    control.send(stopped.control_folder, "stop")
+    assert wait_for_end(stopped).state == "stopped", stopped.log_path.read_text()
+    stopped_at = stopped.newest_step()
+    assert 4 <= stopped_at < 12
+    checkpoint = f"checkpoint-{stopped_at}"
+    fewer = new_run(tmp_path / "fewer", changed_spec(spec(2, 12), {"hardware.num_processes": 1}))
+    shutil.copytree(stopped.checkpoints_folder / checkpoint, fewer.checkpoints_folder / checkpoint)
+
+    assert resume(stopped) is not None
+    assert wait_for_end(stopped).state == "finished", stopped.log_path.read_text()
+    assert losses(stopped) == {step: whole[step] for step in range(1, 13)}
+    assert len(events_of(stopped, "plan")) == 2, "it was not interrupted"
+
+    assert fit(fewer)
+    went_on = losses(fewer)
+    assert list(went_on) == list(range(stopped_at + 1, 13))
+    # Dropout draws other numbers for other batches; rows and steps are the same.
+    assert went_on[stopped_at + 1] == pytest.approx(whole[stopped_at + 1], abs=0.03)
+    assert events_of(fewer, "warning") == []
+
+
+def test_memory_that_runs_out_in_one_rank_is_told_with_its_number(tiny_spec: MakeSpec, tmp_path: Path) -> None:
+    # The second row of the third step is long, and the second process has it.
+    rows = write_rows(tmp_path / "rows.jsonl", [*["short"] * 5, "long " * 400, *["short"] * 10])
+    run = launch(
+        tiny_spec(
+            model={"attn_implementation": "eager"},
+            data={"train": rows, "max_length": 4000},
+            training={
+                "max_steps": 6,
+                "per_device_train_batch_size": 1,
+                "activation_checkpointing": False,
+                "train_sampling_strategy": "sequential",
+                "save_strategy": "no",
+            },
+            hardware={"num_processes": 2, "memory_limit": "740MiB"},
+        )
+    )
+    status = wait_for_end(run)
+    assert (status.state, status.cause) == ("failed", "oom"), (status, run.log_path.read_text())
+    assert status.message.startswith("Rank 1: Out of memory in the forward pass at step 3, on a batch of 1 row")
+    (oom,) = [event for event in read_events(run.supervisor_events_path) if event["type"] == "oom"]
+    assert (oom["rank"], oom["step"], oom["phase"]) == (1, 3, "forward")
+    assert oom["capacity_bytes"] == 740 * 2**20
+    assert events_of(run, "oom") == []
+    assert events_of(run, "error") == [], "rank 0 took the end of rank 1 for its own failure"
+    assert [path.name for path in run.checkpoints()] == ["checkpoint-2"]
+
+
+def test_another_number_of_processes_keeps_what_a_step_learns_from(tiny_spec: MakeSpec, uneven_rows: str) -> None:
+    spec = spec_of(tiny_spec, uneven_rows, 4, 3)
+    assert spec.effective_batch_size == 24
+    one = changed_spec(spec, {"hardware.num_processes": 1})
+    assert (one.effective_batch_size, one.training.gradient_accumulation_steps, one.hardware.strategy) == (
+        24,
+        12,
+        "none",
+    )
+    with pytest.raises(InvalidSpec, match="5 processes with batches of 2 cannot make the 24 rows"):
+        changed_spec(spec, {"hardware.num_processes": 5})
