@@ -82,7 +82,7 @@ class Training:
         self.run = run
         self.events = events
         self.ranks = ranks or Ranks()
-        self.reporter = Reporter(events)
+        self.reporter = Reporter(events, self.ranks)
         self.requests = Requests(run, events, self.ranks)
         self.spec: RunSpec | None = None
         self.trainer: DeckTrainer | None = None
