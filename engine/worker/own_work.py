@@ -38,7 +38,7 @@ class OwnWork:
         # Autograd comes last to what the forward pass met first, and modules are defined in the order of their use.
         first = next((parameter for parameter in model.parameters() if parameter.requires_grad), None)
         if first is not None:
-            first.register_hook(self._end_backward)
+            first.register_hook(self._end_backward)  # type: ignore[no-untyped-call]
 
     def begin_backward(self) -> None:
         """The loss is there, and what had to be gathered for it."""
@@ -79,7 +79,7 @@ class OwnWork:
     def _now(self) -> Any:
         if not self._on_gpu:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
