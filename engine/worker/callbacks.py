@@ -156,8 +156,8 @@ class Steering(TrainerCallback):  # type: ignore[misc]
 
 
 def _of_ranks(work: Sequence[Work]) -> dict[str, list[float | None] | list[int]]:
-    """Of several processes the seconds that each computed a step (`own_work`), and the places for tokens that it had
-    since the last event."""
+    """Of several processes the seconds that each computed a step (`own_work`; None where that is not known), and the
+    places for tokens that it had since the last event."""
     if len(work) == 1:
         return {}
     seconds = [round(each.seconds / each.timed_steps, 4) if each.timed_steps else None for each in work]

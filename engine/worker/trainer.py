@@ -63,7 +63,7 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         """Rows and tokens of the largest batch that was trained on."""
         self._has_evaluated = self._owes_evaluation = False
         self._own_work: OwnWork | None = None
-        if self.ranks.are_several:
+        if self.ranks.are_several and not self.is_fsdp_enabled:  # whose layers wait for the others' shards
             self._own_work = OwnWork(self.model, counts=lambda: self.model.training and not self.in_preflight)
         self._batch_mask: torch.Tensor | None = None
         self._batch_positions: torch.Tensor | None = None

@@ -347,6 +347,8 @@ class MonitorScreen(MonitorLog):
         """Keys that would do nothing now are in no list of keys."""
         if action == "next_step":
             return next_step(self.state) is not None
+        if action in ("chart", "window"):
+            return not self.has_class("-log")
         if action == "parent":
             return self._reader.facts.parent is not None
         return True

@@ -56,6 +56,7 @@ class MonitorLog(Screen[None]):
         self.set_focus(self._log if is_open else None)
         self.call_after_refresh(self._log.scroll_end, animate=False)
         self._say_about_log()
+        self.refresh_bindings()
         if is_open:
             self._choose_log()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from engine.runs.store import State
@@ -33,7 +33,8 @@ PHASES: dict[State, str] = {
 """Where these begin is written onto the time axis."""
 
 
-RANK_MEMORY = "rank memory"
+RANK_MEMORY = "memory"
+"""Name of the chart of several processes: it has the fullest of them."""
 MOST_NAMED = 3
 """Of more ranks than that beside the fullest one, the least and the most are said."""
 
@@ -63,37 +64,38 @@ def rank_memory(state: RunState, on_gpu: bool, limit_bytes: int | None) -> list[
 
 
 def _of_each(sizes: Mapping[int, int]) -> Legend:
-    """`rank 1 8.1 GiB` of the fullest, and the others."""
+    """`rank 1: 16.9` of the fullest, then `0: 15.2` and so on, or how much the others hold; the title says GiB."""
     if not sizes:
         return []
     fullest = max(sizes, key=sizes.__getitem__)
     others = {rank: size_bytes for rank, size_bytes in sorted(sizes.items()) if rank != fullest}
-    parts: Legend = [(f"rank {fullest} {amount(sizes[fullest])}", "line")]
+    parts: Legend = [(f"rank {fullest}: {_gib(sizes[fullest])}", "line")]
     if len(others) > MOST_NAMED:
-        low, high = min(others.values()), max(others.values())
-        return [*parts, (f"others {amount(low)} to {amount(high)}", "quiet")]
-    return [*parts, *((f"rank {rank} {amount(size_bytes)}", "quiet") for rank, size_bytes in others.items())]
+        return [*parts, (f"others {_gib(min(others.values()))} to {_gib(max(others.values()))}", "quiet")]
+    return [*parts, *((f"{rank}: {_gib(size_bytes)}", "quiet") for rank, size_bytes in others.items())]
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.{1 if size_bytes >= 9.995 * 2**30 else 2}f}"
 
 
 def gpu_memory(state: RunState, gpu: GpuHistory, glyphs: Glyphs, limit_bytes: int | None) -> View:
     """Memory of one GPU: this run's with what PyTorch says of it, and that of the others, against what the card has."""
     lines: tuple[Line, ...] = (Line(gpu.used, "other", ".", name="all processes", show=amount),)
+    ranks = state.memory.ranks_of(gpu, state.plan.gpu_ids if state.plan else ())
     if gpu.seen_run:
-        run = Line(gpu.by_run, "line", "*", name="this run", show=amount)
+        run = Line(gpu.by_run, "line", "*", name=rank_words(ranks) if ranks else "this run", show=amount)
         others = Line(gpu.by_others, "other", ".", name="others", show=amount)
-        lines = (run, others, *_of_pytorch(state, gpu))
+        lines = (run, others, *_of_pytorch(state, ranks))
     elif state.memory.reserved.last:  # in a container the driver hides whose memory it is, but PyTorch knows its own
-        lines += _of_pytorch(state, gpu)
-    beside: Legend = [(glyphs.plain(gpu.name).removeprefix("NVIDIA "), "label")]
-    if ranks := state.memory.ranks_of(gpu, state.plan.gpu_ids if state.plan else ()):
-        beside.insert(0, (rank_words(ranks), "label"))
-    compose = partial(_memory, state, beside, gpu.total_bytes, "capacity", limit_bytes)
+        lines += _of_pytorch(state, ranks)
+    name = glyphs.plain(gpu.name).removeprefix("NVIDIA ")
+    compose = partial(_memory, state, [(name, "label")], gpu.total_bytes, "capacity", limit_bytes)
     return View(f"{gpu.label} memory", "seconds", lines, compose)
 
 
-def _of_pytorch(state: RunState, gpu: GpuHistory) -> tuple[Line, ...]:
+def _of_pytorch(state: RunState, ranks: Sequence[int]) -> tuple[Line, ...]:
     memory = state.memory
-    ranks = memory.ranks_of(gpu, state.plan.gpu_ids if state.plan else ())
     if ranks and 0 not in ranks:
         return ()  # rank 0 alone tells
     return (

@@ -78,6 +78,10 @@ def _of_training(state: RunState, schedule: Schedule) -> list[Pair]:
         pairs.append(("grad norm", figures(grad_norm)))
     if speed is not None:
         pairs.append(("", tokens_per_s(speed)))
+    if (slowest := state.own_work.slowest()) is not None:
+        more = round(100 * (slowest.seconds / slowest.others_seconds - 1)) if slowest.others_seconds else 0
+        beside = f" (+{more} %)" if more else ""
+        pairs.append((f"slowest rank {slowest.rank}", f"{seconds(slowest.seconds)}{beside}"))
     pairs += _what_comes(state, schedule)
     if padding_share is not None:
         pairs.append(("padding", f"{padding_share * 100:.0f} %"))
@@ -111,9 +115,6 @@ def _of_machine(state: RunState, glyphs: Glyphs) -> list[Pair]:
             pairs.append(("predicted", amount(state.plan.predicted_peak_bytes)))
     if state.ended:
         return pairs
-    if (slowest := state.own_work.slowest()) is not None:
-        each = f"{seconds(slowest.seconds)} a step, others {seconds(slowest.others_seconds)}"
-        pairs.append(("slowest", f"rank {slowest.rank} ({each})"))
     memory, gpus = state.memory, state.gpus
     if not gpus:
         if memory.cpu_percent is not None:
@@ -135,12 +136,12 @@ def _of_machine(state: RunState, glyphs: Glyphs) -> list[Pair]:
 
 
 def _range(values: Sequence[float | None]) -> str:
-    """`97`, or of several GPUs `62 to 97`; empty where nothing is known."""
+    """`97`, or of several GPUs `62-97`; empty where nothing is known."""
     known = [round(value) for value in values if value is not None]
     if not known:
         return ""
     low, high = min(known), max(known)
-    return f"{low}" if low == high else f"{low} to {high}"
+    return f"{low}" if low == high else f"{low}-{high}"
 
 
 def _line(pairs: Sequence[Pair], width: int, first: Sequence[Content] = ()) -> Content:

@@ -24,7 +24,7 @@ class LogPane(ScrollView, can_focus=False):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "search", key_display="/", id="log.search", tooltip="Find text in the log."),
         Binding("n", "next_match(1)", "next", id="log.next", tooltip="The next line with the text."),
-        Binding("N", "next_match(-1)", "previous", id="log.previous", tooltip="The line with the text before it."),
+        Binding("N", "next_match(-1)", "previous", show=False, id="log.previous", tooltip="The line before with it."),
         Binding("r", "rank(1)", "rank", id="log.rank", tooltip="The log of the next process of this run."),
         Binding("R", "rank(-1)", "rank before", show=False, id="log.rank_before", tooltip="That of the one before."),
     ]
