@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +11,10 @@ from engine.runs.events import read_events
 from engine.runs.store import RunStatus
 from tests.tui.conftest import BEGAN, GIB, NOW, RunFolder, until
 from tests.tui.monitoring import app, chart, log_text, monitor, on_screen, opened, said
+from tests.tui.planning import line, planned, planning_app
 from tests.tui.several import PIDS, steps, two_gpus, two_processes
 from tui.glyphs import UNICODE
+from tui.screens.problems import ProblemsScreen
 from tui.watching.health import Health
 from tui.watching.machine_words import machine
 from tui.watching.memory import MemoryHistory
@@ -186,6 +189,20 @@ async def test_a_run_of_one_process_has_no_key_for_ranks(trained_run: RunFolder)
         await pilot.press("o")
         await until(pilot, lambda: "trainer.log   40 lines" in said(pilot, "about-log"), "no rank is named")
         assert monitor(pilot).query_one(LogPane).check_action("rank", (1,)) is False
+
+
+async def test_the_plan_counts_processes_and_refuses_more_than_the_machine_has_gpus_for(rows_file: Path) -> None:
+    async with planning_app(data=str(rows_file)).run_test(size=(120, 40)) as pilot:
+        screen = await planned(pilot)
+        screen.draft.change_all({"hardware.device": "cuda", "hardware.num_processes": 64})
+        screen.draft_changed()
+        await until(pilot, lambda: "batch 4 x 4 x 64 = 1024" in line(pilot, "totals"), "the effective batch")
+        assert "predicted a rank" in line(pilot, "memory")
+        await pilot.press("f5")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ProblemsScreen), "it is not started")
+        words = " ".join(" ".join(on_screen(pilot)).split())
+        assert "hardware.num_processes" in words
+        assert "64 processes need a GPU each, and this machine has" in words
 
 
 def test_heat_on_the_second_gpu_is_told_and_over_only_when_no_gpu_is_hot() -> None:
