@@ -41,8 +41,8 @@ def runs(as_json: AsJson = False) -> None:
     for heading in ("run", "state", "model", "data"):
         table.add_column(heading, no_wrap=True)
     several = any(status.processes > 1 for _, status in statuses)
-    for heading in (*(["processes"] if several else []), "step", "loss", "held-out"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in (*(["ranks"] if several else []), "step", "loss", "held-out"):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=5 if heading == "ranks" else None)
     waiting: list[str] = []
     for run, status in statuses:
         step = f"{status.step:,}/{status.total_steps:,}" if status.total_steps else "-"
