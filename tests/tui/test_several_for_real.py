@@ -73,6 +73,7 @@ async def test_a_rank_that_is_slowed_is_named_and_the_other_is_not(tiny_spec: Ma
             await until(pilot, lambda: "slowest rank 1" in said(pilot, "measurements"), "the numbers name it")
             memory = monitor(pilot).state.memory.ranks
             assert sorted(memory.resident) == [0, 1]
+            assert set(memory.of_pids.values()) == {0, 1}
     finally:
         slowed.cancel()
         with suppress(asyncio.CancelledError):
@@ -127,6 +128,8 @@ async def test_memory_that_runs_out_on_one_rank_has_a_way_out_that_holds_for_all
         await until(pilot, lambda: len(list_runs()) == 2 and monitor(pilot).watched != run, "it goes on")
         child = monitor(pilot).watched
         assert (await asyncio.to_thread(wait_for_end, child)).state == "finished", child.log_path.read_text()
+    ends = [event for event in read_events(run.supervisor_events_path) if event.get("state") == "failed"]
+    assert [event["rank"] for event in ends] == [1]
     plan, *steps = [event for event in read_events(child.events_path) if event["type"] in ("plan", "step")]
     assert (plan["processes"], plan["effective_batch_size"]) == (2, 8)
     assert [event["step"] for event in steps] == [2, 3]
