@@ -123,9 +123,11 @@ class _View:
         if kind == "plan":
             self.total = event["total_steps"]
             trained = f"{event['trainable_parameters']:,} of {event['total_parameters']:,} parameters"
+            processes, device = event.get("processes") or 1, event["device"]
+            where = f"on {device}" if processes == 1 else f"in {processes} processes, {_on(device, event)}"
             self.say(
                 f"{self.total:,} steps, {event['train_rows']:,} rows, effective batch {event['effective_batch_size']}, "
-                f"training {trained} on {event['device']} ({', '.join(event['notes'])})"
+                f"training {trained} {where} ({', '.join(event['notes'])})"
             )
             self.progress.update(self.task, total=self.total)
         elif kind == "step":
@@ -176,6 +178,12 @@ def _shown(console: Console) -> Iterator[_View]:
     )
     with progress:
         yield _View(console, progress, progress.add_task("", total=None, doing="starting", loss="-", speed=""))
+
+
+def _on(device: str, plan: Event) -> str:
+    """`on cpu`, or `on GPUs 0, 1` where the `plan` event names them."""
+    ids = plan.get("gpu_ids")
+    return f"on GPUs {', '.join(map(str, ids))}" if isinstance(ids, list) and ids else f"on {device}"
 
 
 def _number(value: float | None) -> str:

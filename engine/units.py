@@ -32,6 +32,13 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def seconds(seconds: float) -> str:
+    """A step's time: `12 ms`, `1.32 s`, `45 s`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.0f} s"
+
+
 def ago(seconds: float) -> str:
     """How long ago something was: `just now`, `45 s ago`, `2 h ago`, `3 d ago`."""
     if seconds < 5:

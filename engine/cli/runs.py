@@ -40,8 +40,9 @@ def runs(as_json: AsJson = False) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("run", "state", "model", "data"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("step", "loss", "held-out"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    several = any(status.processes > 1 for _, status in statuses)
+    for heading in (*(["ranks"] if several else []), "step", "loss", "held-out"):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=5 if heading == "ranks" else None)
     waiting: list[str] = []
     for run, status in statuses:
         step = f"{status.step:,}/{status.total_steps:,}" if status.total_steps else "-"
@@ -49,7 +50,7 @@ def runs(as_json: AsJson = False) -> None:
         state = f"{status.state}: {status.cause}" if status.cause else status.state
         if status.state == "queued" and status.message:
             waiting.append(f"{run.id}: {status.message}")
-        cells = (run.id, state, status.model, status.data, step, *losses)
+        cells = (run.id, state, status.model, status.data, *([str(status.processes)] if several else []), step, *losses)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console().print(table)
     for words in waiting:

@@ -124,6 +124,7 @@ def _first_status(spec: RunSpec) -> RunStatus:
         model=Path(spec.model.name_or_path).name,
         data=", ".join(Path(path).name for path in data),
         targets=targets_in_short(spec.lora),
+        processes=spec.hardware.num_processes,
         created=time.time(),
         total_steps=spec.training.max_steps if spec.training.max_steps > 0 else None,
     )

@@ -10,7 +10,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -65,6 +65,8 @@ class RunStatus:
     data: str = ""
     targets: str = ""
     """What is adapted, in short: `q, k, v, o` or `all-linear`."""
+    processes: int = 1
+    """How many train it together."""
     parent: str | None = None
     """Id of the run that this one continues."""
     continued_by: str | None = None
@@ -84,7 +86,9 @@ class RunStatus:
     predicted_bytes: int | None = None
     """What the run was predicted to hold, where it was."""
     peak_bytes: int | None = None
-    """Most memory that the run was seen to hold: on its GPU, or resident on the CPU."""
+    """Most memory that one of its processes was seen to hold: on its GPU, or resident on the CPU."""
+    rank_peak_bytes: Sequence[int | None] = ()
+    """The same of each of several processes, rank 0 first."""
     created: float = 0.0
     started: float = 0.0
     """When the newest supervisor took over: a resumed run starts again."""

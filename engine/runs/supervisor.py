@@ -78,6 +78,8 @@ class Supervisor:
         """The host's part of the last hardware sample that saw the trainer."""
         self.gpus: list[dict[str, Any]] = []
         """The GPUs' part of it."""
+        self.rss_of_ranks: dict[int, int | None] = {}
+        """What each of several processes held of the host's memory by then."""
         self.oom: Event | None = None
         """The newest of this trainer's `oom` events."""
         self.told_its_end = False
@@ -156,27 +158,35 @@ class Supervisor:
         self._has_held(_held_on_gpus(fields["gpus"], pids) or fields["host"]["trainer_rss_bytes"])
 
     def _sample_ranks(self, ranks: RankWatch, fields: dict[str, Any], pids: set[int]) -> None:
-        held: list[int] = []
         of_ranks: list[dict[str, Any]] = []
         for rank, pid in ranks.pids.items():
-            resident_bytes, gpu_bytes = resident_bytes_of(pid), _held_on_gpus(fields["gpus"], process_tree(pid))
-            of_ranks.append({"rank": rank, "pid": pid, "rss_bytes": resident_bytes, "gpu_bytes": gpu_bytes})
-            held += [size for size in (gpu_bytes or resident_bytes,) if size is not None]
+            tree = process_tree(pid)
+            resident_bytes, gpu_bytes = resident_bytes_of(pid), _held_on_gpus(fields["gpus"], tree)
+            sizes = {"rss_bytes": resident_bytes, "gpu_bytes": gpu_bytes}
+            of_ranks.append({"rank": rank, "pid": pid, "pids": sorted(tree), **sizes})
+            self._has_held(gpu_bytes if gpu_bytes is not None or not self.on_cpu else resident_bytes, rank)
         self._write(self.hardware, "hardware", **fields, trainer_pids=sorted(pids), ranks=of_ranks)
         if of_ranks:
             self.host, self.gpus, self.trainer_pids = fields["host"], fields["gpus"], pids
-        self._has_held(max(held, default=None))  # what is predicted is a process's part
+            self.rss_of_ranks = {each["rank"]: each["rss_bytes"] for each in of_ranks}
 
-    def _has_held(self, held_bytes: int | None) -> None:
-        if held_bytes is not None and held_bytes > (self.status.peak_bytes or 0):
-            self.status = replace(self.status, peak_bytes=held_bytes)
+    def _has_held(self, held_bytes: int | None, rank: int = 0) -> None:
+        """Of several processes what is predicted is one's part, and so is a peak."""
+        if held_bytes is None:
+            return
+        peaks = list(self.status.rank_peak_bytes)
+        if self.ranks is not None:
+            peaks += [None] * (self.ranks.count - len(peaks))
+            peaks[rank] = max(peaks[rank] or 0, held_bytes)
+        peak_bytes = max(self.status.peak_bytes or 0, held_bytes)
+        self.status = replace(self.status, peak_bytes=peak_bytes, rank_peak_bytes=peaks)
 
     def _take_in(self, events: list[Event]) -> None:
         for event in events:  # a second between two samples is long: the trainer knows its peaks
             if event["type"] == "memory":
                 self._has_held(size(event, "device_bytes"))
             elif event["type"] == "oom" and not is_of_the_host(event, self.on_cpu):
-                self._has_held(size(event, "held_bytes"))
+                self._has_held(size(event, "held_bytes"), event.get("rank") or 0)
         status = self.status
         for event in events:
             if event["type"] == "state" and event["state"] not in ENDED:
@@ -220,7 +230,8 @@ class Supervisor:
             ended=now if state in ENDED else None,
             heartbeat=now if state in ENDED else 0.0,
         )
-        self._write(self.log, "state", state=state, cause=cause, message=message, exit_code=exit_code)
+        told = {"state": state, "cause": cause, "message": message, "exit_code": exit_code}
+        self._write(self.log, "state", **told, rank=end.rank)
         self._write_status()
         if self.job is not None and (words := self.job.go_back_to_the_queue()) is not None:
             self.status = replace(self.status, state="stopped", message=words, ended=now, heartbeat=now)
@@ -235,6 +246,8 @@ class Supervisor:
         if end.oom is not None:
             self.oom = {"type": "oom", "time": round(time.time(), 3), **end.oom}
             self._write(self.log, "oom", **end.oom)
+            if not is_of_the_host(self.oom, self.on_cpu):
+                self._has_held(size(self.oom, "held_bytes"), end.rank or 0)
         if exit_code == -signal.SIGKILL and self.kernel.has_killed(end.pid):
             message = f"The kernel ended {who}, as the memory of this machine ran out"
             if (limit := self._group_limit_bytes()) is not None:
@@ -279,11 +292,16 @@ class Supervisor:
             message=message,
             requested_bytes=requested_bytes,
         )
+        device, ids = spec.hardware.device, spec.hardware.gpu_ids
+        if rank is not None:
+            device = f"cuda:{ids[rank]}" if rank < len(ids) else device
+            if fields["capacity_bytes"] == spec.hardware.memory_limit_bytes:  # which is each process's own
+                fields["held_bytes"] = self.rss_of_ranks.get(rank)
         gpus = (gpu for gpu in self.gpus if gpu["mig"] is None)
-        gpu = next((gpu for gpu in gpus if spec.hardware.device == f"cuda:{gpu['index']}"), None)
+        gpu = next((gpu for gpu in gpus if device == f"cuda:{gpu['index']}"), None)
         if raised_by == "bitsandbytes" and gpu is not None:
             fields |= on_gpu(gpu, self.trainer_pids)
-        fields["rank"] = rank
+        fields |= {"rank": rank, "device": device}
         self.oom = {"type": "oom", "time": round(time.time(), 3), **fields}
         self._write(self.log, "oom", **fields)
 

@@ -211,7 +211,7 @@ def sound(status: RunStatus) -> RunStatus:
     wrong = [
         *(name for name in TEXTS if not isinstance(values[name], str)),
         *(name for name in OPTIONAL_TEXTS if not isinstance(values[name], (str, type(None)))),
-        *(name for name in ("step", *TIMES) if not _is_number(values[name])),
+        *(name for name in ("step", "processes", *TIMES) if not _is_number(values[name])),
         *(name for name in OPTIONAL_NUMBERS if values[name] is not None and not _is_number(values[name])),
     ]
     return replace(status, **{name: DEFAULTS[name] for name in wrong}) if wrong else status

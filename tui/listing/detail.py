@@ -48,6 +48,8 @@ def _identity(row: RunRow, glyphs: Glyphs) -> Content:
 def _figures(row: RunRow, glyphs: Glyphs, now: float) -> Content:
     status = row.status
     said = [shown(status.targets, glyphs)] if status.targets else []
+    if status.processes > 1:
+        said.append(f"{status.processes:.0f} processes")
     if best := _best(status):
         said.append(best)
     if status.tokens is not None:
@@ -75,11 +77,12 @@ def _best(status: RunStatus) -> str:
 
 
 def _memory(status: RunStatus) -> str:
+    a_rank = " a rank" if status.processes > 1 else ""
     if status.peak_bytes is None:
-        return "" if status.predicted_bytes is None else f"{amount(status.predicted_bytes)} predicted"
+        return "" if status.predicted_bytes is None else f"{amount(status.predicted_bytes)} predicted{a_rank}"
     if status.predicted_bytes is None:
-        return f"peak {amount(status.peak_bytes)}"
-    return f"peak {amount(status.peak_bytes)}, {amount(status.predicted_bytes)} predicted"
+        return f"peak {amount(status.peak_bytes)}{a_rank}"
+    return f"peak {amount(status.peak_bytes)}, {amount(status.predicted_bytes)} predicted{a_rank}"
 
 
 def _family(row: RunRow, children: Sequence[str], descent: Descent | None, glyphs: Glyphs) -> Content:
