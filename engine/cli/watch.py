@@ -84,9 +84,7 @@ def watch_or_leave(run: Run, detach: bool, as_json: bool) -> None:
         if as_json:
             print_json({"id": run.id, "folder": str(run.folder)})
         elif (place := run.read_status().place) is not None:
-            typer.echo(
-                f"It is {ordinal(place)} in the queue. See it: loradeck queue    Out of it: loradeck stop {run.id}"
-            )
+            typer.echo(f"It is {ordinal(place)} in the queue: loradeck queue    Out of it: loradeck stop {run.id}")
         else:
             typer.echo(f"It runs on its own. Watch: loradeck attach {run.id}    Stop: loradeck stop {run.id}")
         return
@@ -111,12 +109,8 @@ def end(run: Run, status: RunStatus, as_json: bool) -> None:
     if as_json:
         print_json(facts_of(run))
     elif status.state == "stopped":
-        how = (
-            f"Stopped after step {status.step:,}."
-            if status.step
-            else status.message or "Stopped before the first step."
-        )
-        typer.echo(f"{printable(how)} Go on with: loradeck resume {run.id}")
+        words = f"Stopped after step {status.step:,}." if status.step or not status.message else status.message
+        typer.echo(f"{printable(words)} Go on with: loradeck resume {run.id}")
     elif status.state == "finished":
         typer.echo(f"Finished. Adapter: {run.adapter_folder}")
     else:

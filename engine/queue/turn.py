@@ -45,8 +45,8 @@ def open_cards(wish: Wish, ahead: Sequence[Ahead]) -> list[int]:
 
 
 def turn_of(wish: Wish, ahead: Sequence[Ahead], cards: Mapping[int, Card]) -> Turn:
-    """Whether a run that waits for `wish` may start. `cards` are at least those that `open_cards` names, where these are
-    enough; `ahead` are the runs before it, the next one to start first."""
+    """Whether a run that waits for `wish` may start. `ahead` are the runs before it, the next one to start first, and
+    `cards` at least those that `open_cards` names, where these are enough."""
     if not wish.cards:
         return Turn(why="waits for a GPU, and the driver shows none that it can use")
     within_reach = open_cards(wish, ahead)

@@ -44,7 +44,7 @@ HEARTBEAT_OLD_S = 60.0
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RESERVE_BYTES = 64 * 1024
 """Set aside in a run's folder, so that its end can be written even when the disk is full."""
-LOST_IN_THE_QUEUE = "It waited in the queue, and nobody looks after it any more: the machine was restarted, or its supervisor was killed."
+LOST_IN_THE_QUEUE = "It waited in the queue when the machine was restarted, or its supervisor was killed."
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
