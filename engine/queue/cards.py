@@ -99,7 +99,11 @@ class Cards:
     def _live_runs(self) -> list[Run]:
         """Runs of this home that are on this machine and on a card: the waiting ones are not."""
         live, folder = [], str(runs_folder())
-        for name in os.listdir(folder):
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            return []
+        for name in names:
             try:
                 found = os.stat(f"{folder}/{name}/status.json")
             except OSError:

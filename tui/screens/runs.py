@@ -42,23 +42,9 @@ FIRST_SLICE_S = 0.03
 SLICE_S = 0.5
 FLASH_S = 6.0
 FILTER_HINT = "words that a run must have; state:failed tag:x model: data: targets: note: id: host:"
-LIST_ACTIONS = frozenset(
-    {
-        "filter",
-        "sort",
-        "turn",
-        "tree",
-        "mark",
-        "compare",
-        "try",
-        "evaluation",
-        "tags",
-        "note",
-        "delete",
-        "back",
-        "place",
-    }
-)
+LIST_ACTIONS = frozenset((
+    "filter", "sort", "turn", "tree", "mark", "compare", "try", "evaluation", "tags", "note", "place", "delete", "back",
+))  # fmt: skip
 """Actions that need a list of runs, and wait while something is typed."""
 RARE = frozenset({"runs.tree", "runs.tags", "runs.note"})
 """Keys that a narrow terminal shows only in the help."""
