@@ -106,6 +106,7 @@ def locked(patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
 
 def join(run: Run, wish: Wish) -> int:
     """Put `run` at the end; the caller holds the queue's lock. Returns its place. Raises OSError."""
+    leave(run)  # it may have been killed here before
     entries = _entries()
     number = entries[-1].number + 1 if entries else 1
     content = json.dumps({"folder": str(run.folder), **wish.to_json()}).encode()

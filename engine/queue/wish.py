@@ -67,5 +67,5 @@ def needed_bytes_of(run: Run) -> int | None:
     """What `run` needs of each card: as predicted, or as it was seen to hold before it was resumed. None where it was
     neither predicted nor seen."""
     footprint, seen = predicted(run), run.written_status().peak_bytes
-    known = [size for size in (None if footprint is None else footprint.needed_bytes, seen) if size is not None]
+    known = [size for size in (None if footprint is None else footprint.device_bytes, seen) if size is not None]
     return max(known, default=None)

@@ -228,15 +228,21 @@ def _start(run: Run, spec: RunSpec | None, lock: IO[bytes], queue: bool) -> None
         submit(run, spec.hardware.slurm_settings)
         return
     if queue and spec is not None:
-        wish = wish_of(spec, needed_bytes_of(run))
-        control.clear(run.control_folder)
-        with locked():
-            _write_started(run, "queued", join(run, wish))
+        enqueue(run, spec)
     else:
         if spec is not None and is_open(spec):  # it left the queue before it had a card
             write_atomically(run.spec_path, write_spec(on_gpus(spec, visible_gpus())).encode())
         _write_started(run, "starting")
     _start_supervisor(run, lock)
+
+
+def enqueue(run: Run, spec: RunSpec) -> None:
+    """Put `run`, whose lock the caller holds, at the end of this machine's queue, and say so in its status;
+    `engine.queue.waiting` is what then waits. Raises QueueError, OSError."""
+    wish = wish_of(spec, needed_bytes_of(run))
+    control.clear(run.control_folder)
+    with locked():
+        _write_started(run, "queued", join(run, wish))
 
 
 def _write_started(run: Run, state: State, place: int | None = None) -> None:

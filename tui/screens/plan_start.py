@@ -98,16 +98,16 @@ class PlanStart(PlanDialogs):
     async def _how_to_start(self, written: RunSpec, spec: RunSpec) -> str | None:
         """`now`, or `queue` to wait for a free card; None is not to start. Asks where that is a question."""
         footprint, card = self.memory.footprint, self.draft.card_in_limit
-        needed = None if footprint is None else footprint.needed_bytes
-        if (busy := await result_of(partial(plan_work.in_the_way, written, spec, needed), "queue")) is not None:
+        predicted = None if footprint is None else footprint.device_bytes
+        if (busy := await result_of(partial(plan_work.in_the_way, written, spec, predicted), "queue")) is not None:
             choices = [
                 Choice("queue", "wait in the queue", busy.in_the_queue),
                 Choice("now", "start now", "beside what is there"),
             ]
             return await self.app.push_screen_wait(ChooseScreen(f"Not free: {self.glyphs.plain(busy.what)}", choices))
-        if footprint is None or needed is None or card is None or card.free_bytes is None:
+        if footprint is None or card is None or card.free_bytes is None:
             return "now"
-        free = card.free_bytes
+        needed, free = footprint.needed_bytes, card.free_bytes
         room = f"hardware.memory_limit is {amount(free)}" if card.is_limited else f"{amount(free)} is free"
         if footprint.verdict(free) == "does not fit" and not await self.app.push_screen_wait(
             ConfirmScreen(
