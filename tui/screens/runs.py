@@ -48,6 +48,8 @@ LIST_ACTIONS = frozenset((
 """Actions that need a list of runs, and wait while something is typed."""
 RARE = frozenset({"runs.tree", "runs.tags", "runs.note"})
 """Keys that a narrow terminal shows only in the help."""
+PLACE = Binding.Group("place")
+FORWARD, BACK = "One place forward in the queue.", "One place back in the queue."
 
 EMPTY = """\
 There are no runs yet.
@@ -78,22 +80,8 @@ class RunsScreen(Screen[None]):
         Binding("c", "compare", "compare", id="runs.compare", tooltip="The marked runs (2 to 8) side by side."),
         Binding("T", "try", "try", show=False, id="runs.try", tooltip="Ask its model: base and adapter side by side."),
         Binding("E", "evaluation", "evaluate", show=False, id="runs.evaluation", tooltip="Base against adapter."),
-        Binding(
-            "less_than_sign,shift+up",
-            "place(-1)",
-            "sooner",
-            key_display="<",
-            id="runs.sooner",
-            tooltip="Of a queued run: one place forward.",
-        ),
-        Binding(
-            "greater_than_sign,shift+down",
-            "place(1)",
-            "later",
-            key_display=">",
-            id="runs.later",
-            tooltip="Of a queued run: one place back.",
-        ),
+        Binding("less_than_sign,shift+up", "place(-1)", "sooner", id="runs.sooner", group=PLACE, tooltip=FORWARD),
+        Binding("greater_than_sign,shift+down", "place(1)", "later", id="runs.later", group=PLACE, tooltip=BACK),
         Binding("t", "tags", "tags", id="runs.tags", tooltip="Edit the tags of this run or the marked ones."),
         Binding("n", "note", "note", id="runs.note", tooltip="Add a note to this run."),
         Binding("d,delete", "delete", "delete", id="runs.delete", tooltip="Delete this run or the marked ones. Asks."),
@@ -261,10 +249,13 @@ class RunsScreen(Screen[None]):
     def active_bindings(self) -> dict[str, ActiveBinding]:
         """The keys; on a narrow terminal the footer has no room for all of them."""
         bindings = super().active_bindings
-        if not self.has_class("-narrow"):
-            return bindings
+        left_out = set(RARE) if self.has_class("-narrow") else set()
+        if self.check_action("place", ()):
+            left_out.add("runs.compare")  # a queued run has places in its stead, and nothing to compare
         return {
-            key: active._replace(binding=replace(active.binding, show=False)) if active.binding.id in RARE else active
+            key: active._replace(binding=replace(active.binding, show=False))
+            if active.binding.id in left_out
+            else active
             for key, active in bindings.items()
         }
 
