@@ -37,7 +37,7 @@ def busy(spec: RunSpec, opened: RunSpec, needed_bytes: int | None) -> Busy | Non
         return None
     elsewhere = now(wish_of(opened, needed_bytes)).cards
     if elsewhere:
-        words = f"{' and '.join(map(card_name, elsewhere))} can be had: it starts there at once"
+        words = f"{' and '.join(map(card_name, elsewhere))} can be had: starts there at once"
     else:
-        words = f"it starts by itself when its turn comes and a card is free; {ordinal(len(ahead) + 1)} in line"
+        words = f"starts by itself when its turn comes: {ordinal(len(ahead) + 1)} in line"
     return Busy(turn.why.removeprefix("waits for "), words)

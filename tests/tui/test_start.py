@@ -95,7 +95,7 @@ async def test_a_card_that_is_not_free_is_asked_about_and_the_run_may_wait_in_th
         assert isinstance(asks, ChooseScreen)
         assert asks.heading == f"Not free: the CPU, held by {holder.run.id}"
         assert [choice.id for choice in asks.choices] == ["queue", "now"]
-        assert asks.choices[0].note == "it starts by itself when its turn comes and a card is free; 1st in line"
+        assert asks.choices[0].note == "starts by itself when its turn comes: 1st in line"
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, PlanScreen), "the plan is back")
         assert list_runs() == [holder.run]

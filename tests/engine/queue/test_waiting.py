@@ -7,25 +7,31 @@ import fcntl
 import os
 import resource
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from engine.checks import read_spec
+from engine import architecture_cache
+from engine.checks import read_spec, write_spec
 from engine.queue.line import QueueError, move, queue_folder, waiting
+from engine.queue.waiting import wait_for_turn
 from engine.queue.wish import Wish
 from engine.runs import control
 from engine.runs.asking import ask
 from engine.runs.events import read_events
-from engine.runs.launch import launch
-from engine.runs.store import LOST_IN_THE_QUEUE, Run, list_runs
+from engine.runs.launch import enqueue, launch
+from engine.runs.prediction import read_prediction
+from engine.runs.store import LOST_IN_THE_QUEUE, Run, create_run, list_runs
 from engine.spec import RunSpec
 from tests.conftest import wait_until
 from tests.engine.queue.waiters import Waiter
 from tests.nvml.driver import GIB, GPU_IS_LOST, Error, FakeDriver, FakeGpu
+from tests.tui.models import llama
 
 pytest_plugins = ["tests.nvml.fixtures"]
 
@@ -198,6 +204,35 @@ def test_a_run_waits_for_cards_that_it_can_use(fake_driver: FakeDriver, wait_on:
     assert read_spec(two.run.spec_path).hardware.gpu_ids == [0, 1]
 
 
+def test_of_a_card_that_is_split_the_instance_counts(fake_driver: FakeDriver, wait_on: MakeWaiter) -> None:
+    def split(used: int) -> FakeGpu:
+        return FakeGpu(total=40 * GIB, used=used, mig={2: FakeGpu(uuid="MIG-5", total=10 * GIB, used=used)})
+
+    fake_driver.write([split(used=8 * GIB)])
+    waiter = wait_on(predicted_bytes=4 * GIB, environment={"CUDA_VISIBLE_DEVICES": "MIG-5"})
+    waiter.says("1st in the queue: waits for GPU 0, which has 2.0 GiB free of the 4.0 GiB needed.")
+    fake_driver.write([split(used=GIB)])
+    waiter.starts()
+
+
+def test_a_run_that_gets_another_card_than_it_was_predicted_for_is_predicted_anew(
+    fake_driver: FakeDriver,
+    wait_on: MakeWaiter,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LORADECK_CACHE", str(tmp_path / "cache"))
+    architecture_cache.write(architecture_cache.key(tiny_model / "config.json"), llama(str(tiny_model), layers=2))
+    fake_driver.write([busy(), FakeGpu(name="NVIDIA L4", total=24 * GIB)])
+    waiter = wait_on(predicted_bytes=8 * GIB)
+    waiter.starts()
+    prediction = wait_until(lambda: (found := read_prediction(waiter.run)) and found.card == "L4" and found, "L4", 30)
+    known = prediction.footprint.device_bytes
+    assert GIB // 4 < known < 2 * GIB
+    wait_until(lambda: waiter.run.read_status().predicted_bytes == known, "the status tells it", 30)
+
+
 def test_a_run_that_nvml_sees_on_a_card_holds_it_whatever_its_settings_say(
     fake_driver: FakeDriver, wait_on: MakeWaiter
 ) -> None:
@@ -272,6 +307,28 @@ def test_a_queue_that_cannot_be_used_is_said_and_the_run_goes_on_waiting(
     assert "Not a directory" in again.run.read_status().message
     queue_folder().unlink()
     again.starts()
+
+
+def test_a_queue_that_stays_unusable_ends_the_run(
+    tiny_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    run = create_run("m")
+    run.spec_path.write_text(write_spec(tiny_spec()))
+    monkeypatch.setattr("engine.queue.waiting.GIVEN_UP_AFTER_S", 0.0)
+    try:
+        with run.lock():
+            enqueue(run, tiny_spec())
+            queue_folder().rename(tmp_path / "elsewhere")
+            queue_folder().write_text("no folder")
+            with pytest.raises(NotADirectoryError):
+                wait_for_turn(run)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    status = run.read_status()
+    assert (status.state, status.cause, status.place) == ("failed", "error", None)
+    assert status.message.startswith("It could not wait in the queue any longer: [Errno 20] Not a directory")
 
 
 def test_on_a_full_disk_it_says_so_and_starts_when_there_is_room(fake_driver: FakeDriver, wait_on: MakeWaiter) -> None:
