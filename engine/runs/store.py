@@ -41,6 +41,11 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL
 HEARTBEAT_OLD_S = 60.0
 """A supervisor writes it every second. Clocks of two hosts differ, and a shared folder shows changes late."""
 
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+RESERVE_BYTES = 64 * 1024
+"""Set aside in a run's folder, so that its end can be written even when the disk is full."""
+LOST_IN_THE_QUEUE = "It waited in the queue when the machine was restarted, or its supervisor was killed."
+
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -99,6 +104,14 @@ class RunStatus:
     trainer_pid: int | None = None
     exit_code: int | None = None
     """The trainer's exit code; a negative one is the signal that ended it."""
+    place: int | None = None
+    """Place in the queue of its machine, from 1; None where it does not wait there. Slurm's queue is another."""
+
+    @property
+    def waits_here(self) -> bool:
+        """Whether it waits in a machine's own queue: its supervisor lives and holds the lock, as of a run that goes
+        on."""
+        return self.state == "queued" and self.place is not None
 
 
 @dataclass(frozen=True)
@@ -144,6 +157,11 @@ class Run:
     @property
     def supervisor_log_path(self) -> Path:
         return self.folder / "supervisor.log"
+
+    @property
+    def reserve_path(self) -> Path:
+        """`RESERVE_BYTES` that are set aside while it goes on."""
+        return self.folder / ".reserve"
 
     @property
     def labels_path(self) -> Path:
@@ -207,12 +225,14 @@ class Run:
         need not show that host's locks here.
         """
         written = self.written_status()
-        if written.state in ENDED or written.state == "queued" or self.is_alive():
+        if written.state in ENDED or self.is_alive() or (written.state == "queued" and not written.waits_here):
             return written
         # It may have ended between the two looks.
         written = self.written_status()
         if written.state in ENDED or (written.host != os.uname().nodename and _beats(written)):
             return written
+        if written.waits_here:
+            return replace(written, state="lost", place=None, message=LOST_IN_THE_QUEUE)
         return replace(written, state="lost")
 
     def write_status(self, status: RunStatus) -> None:

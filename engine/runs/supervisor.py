@@ -9,7 +9,6 @@ lock itself. Where memory ran out it puts the ways out on record, and with
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from engine.hardware import resident_bytes as resident_bytes_of
 from engine.memory.outcomes.comparison import size
 from engine.memory.ways_out.after_oom import OOM_CAUSES, NoWayOut
 from engine.memory.ways_out.failing import is_of_the_host
+from engine.queue.waiting import wait_for_turn
 from engine.runs import control
 from engine.runs.events import Event, EventTail, EventWriter
 from engine.runs.kernel_oom import KernelWatch
@@ -34,13 +34,11 @@ from engine.runs.lineage import changes_in_words
 from engine.runs.rank_watch import ProcessEnd, RankWatch
 from engine.runs.retry import MOST_ATTEMPTS, attempts_so_far, chosen_by_itself, record_ways_out
 from engine.runs.silent_oom import last_words, on_gpu, oom_fields
-from engine.runs.store import ENDED, Cause, Run, State
+from engine.runs.store import DISK_IS_FULL, ENDED, RESERVE_BYTES, Cause, Run, State
 from engine.slurm.inside import InsideJob, taken_over
 from engine.spec import RunSpec
 
 PERIOD_S = 1.0
-RESERVE_BYTES = 64 * 1024
-"""Set aside at the start, so that the end can be written even when the disk is full."""
 
 OUTCOMES: dict[int, tuple[State, Cause | None]] = {
     0: ("finished", None),
@@ -54,7 +52,6 @@ OUTCOMES: dict[int, tuple[State, Cause | None]] = {
 """What the trainer's exit codes mean: they reach the supervisor even when no file can be written any more."""
 
 WHO_ENDED = {"bitsandbytes": "bitsandbytes", "python": "a library"}
-DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Supervisor:
@@ -71,7 +68,7 @@ class Supervisor:
         # What an earlier trainer of this run wrote is history: only new events tell this one's state.
         already = run.events_path.stat().st_size if run.events_path.exists() else 0
         self.events = EventTail(run.events_path, offset=already)
-        self.reserve = run.folder / ".reserve"
+        self.reserve = run.reserve_path
         self.trainer: subprocess.Popen[bytes] | None = None
         self.trainer_pids: set[int] = set()
         self.host: dict[str, Any] = {}
@@ -93,7 +90,6 @@ class Supervisor:
     def supervise(self) -> State:
         """Start the trainer and stay until it ends. Returns the run's final state."""
         self.reserve.write_bytes(b"\0" * RESERVE_BYTES)
-        control.clear(self.run.control_folder)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on_as_stop)
         if self.job is not None:
@@ -370,6 +366,10 @@ def main() -> None:
     job = InsideJob.of(run)
     # The lock of a job is kept by this frame: closed, it would be free.
     lock = taken_over(run, job) if len(sys.argv) == 2 else None
+    if not run.written_status().waits_here:
+        control.clear(run.control_folder)
+    elif not wait_for_turn(run):
+        return
     supervisor = Supervisor(run, int(sys.argv[2]) if lock is None else lock.fileno(), job)
     try:
         state = supervisor.supervise()
