@@ -178,13 +178,17 @@ def for_device(spec: RunSpec, device: str, has_bf16: bool) -> RunSpec:
     fp16 = training.fp16 if training.fp16 is not None else device != "cpu" and not has_bf16
     compute_dtype = "bfloat16" if has_bf16 and not fp16 else "float16"
     optim = training.optim
+    shards = spec.hardware.strategy == "fsdp"
     if optim == "auto":
-        optim = "adamw_torch" if device == "cpu" else "paged_adamw_32bit"
+        optim = "adamw_torch" if device == "cpu" or shards else "paged_adamw_32bit"
     strategy = "ddp" if spec.hardware.num_processes > 1 else "none"
     spec = _with(spec, "hardware", device=device, strategy=spec.hardware.strategy or strategy)
     spec = _with(spec, "training", bf16=bf16, fp16=fp16, optim=optim)
     if spec.quantization.bnb_4bit_compute_dtype == "auto":
         spec = _with(spec, "quantization", bnb_4bit_compute_dtype=compute_dtype)
+    if spec.quantization.bnb_4bit_quant_storage is None:
+        storage = spec.quantization.bnb_4bit_compute_dtype if shards else "uint8"
+        spec = _with(spec, "quantization", bnb_4bit_quant_storage=storage)
     if spec.model.dtype == "auto":
         spec = _with(spec, "model", dtype=spec.quantization.bnb_4bit_compute_dtype)
     return spec

@@ -155,9 +155,8 @@ class Training:
 
         if data.held_out is not None and spec.training.eval_strategy == "no":
             trainer.evaluate()
-        if self.ranks.is_main:
-            with self.requests.alone():
-                self.finish(measured, answering)
+        with self.requests.alone():
+            self.finish(measured, answering)
         return True
 
     def set_up(self, spec: RunSpec, data: RunData) -> DeckTrainer:
@@ -181,6 +180,7 @@ class Training:
                 reporter=self.reporter,
                 ranks=self.ranks,
                 best=best,
+                shards=spec.hardware.strategy == "fsdp",
                 model=model,
                 args=args,
                 train_dataset=data.train,
@@ -250,15 +250,18 @@ class Training:
         )
 
     def finish(self, measured: Measured, answering: Answering) -> None:
-        """What follows the last step and evaluation: the adapter, and answers to compare. By rank 0 alone."""
+        """What follows the last step and evaluation: the adapter, and answers to compare. Rank 0 writes."""
         trainer = self.trainer
         assert trainer is not None
         measured.record("end")  # the answers that follow are in no prediction
         kept_step = self.keep_the_best(trainer)
+        adapter = trainer.whole_adapter()
+        if not self.ranks.is_main:
+            return
         self.reporter.state("saving")
         shutil.rmtree(self.run.adapter_folder, ignore_errors=True)
         with trainer.doing("save"), staged_folder(self.run.adapter_folder) as folder:
-            save_adapter(trainer.model, folder)
+            save_adapter(trainer.model, folder, adapter)
             trainer.processing_class.save_pretrained(folder)
         answering.at_the_end(kept_step or trainer.state.global_step)
 

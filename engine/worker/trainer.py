@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import load_peft_weights, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, rotate_checkpoints
@@ -29,7 +30,26 @@ from engine.worker.data.sequences import Sequences
 from engine.worker.moment import Moment, Phase
 from engine.worker.ranks import Ranks
 from engine.worker.sampling import LengthGroupsByEpoch
+from engine.worker.sharding import (
+    ShardingPlugin,
+    is_sharded,
+    keep_types,
+    own_optimizer_state,
+    put_parameters,
+    shard_on_cpu,
+    whole_optimizer_state,
+    whole_parameters,
+)
 from engine.worker.shares import shared_exactly
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What training changes, as one process would hold it."""
+
+    adapter: dict[str, torch.Tensor] | None
+    """Trained parameters by name; None where the model itself holds them."""
+    optimizer: dict[str, Any]
 
 
 class DeckTrainer(SFTTrainer):  # type: ignore[misc]
@@ -42,8 +62,11 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         eval_dataset: Sequences | Dataset | None = None,
         best: Best | None = None,
         ranks: Ranks | None = None,
+        shards: bool = False,
         **kwargs: Any,
     ) -> None:
+        self.shards = shards
+        """Whether the processes share the model (FSDP): what follows then is done by all of them at once."""
         # TRL insists on its own kind of dataset, and only looks at the first sequence of it: nothing is prepared.
         super().__init__(train_dataset=_first_of(train_dataset), eval_dataset=_first_of(eval_dataset), **kwargs)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
@@ -72,6 +95,24 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
+        self._types = {name: one.dtype for name, one in self.model.named_parameters() if one.requires_grad}
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        if self.shards:
+            kwargs["fsdp_plugin"] = ShardingPlugin()
+        args: dict[str, Any] = super()._build_accelerator_args(**kwargs)
+        return args
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if self.shards and not self.is_fsdp_enabled:
+            shard_on_cpu(ShardingPlugin())
+            self.is_fsdp_enabled = True
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        if is_sharded(model):
+            keep_types(model, self._types)
+        return super().create_optimizer(model)
 
     @property
     def moment(self) -> Moment:
@@ -258,9 +299,10 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         """Write the checkpoint of the last step that was taken, from the midst of what followed it.
 
         A step changes nothing before its optimizer moves, and an evaluation nothing at all: what the checkpoint would
-        have held is all there still, but for the random states and the count of tokens, which were kept.
+        have held is all there still, but for the random states and the count of tokens, which were kept. Of a model
+        that is shared nothing is written: the others' shares are no longer to be had.
         """
-        is_whole = self.phase in ("forward", "backward", "eval") and not self.in_preflight
+        is_whole = self.phase in ("forward", "backward", "eval") and not self.in_preflight and not self.shards
         if is_whole and self._whole_step and not self.reporter.nan_steps and not self._newest_checkpoint.exists():
             random, tokens = self._whole_step
             self._add_checkpoint([random], tokens)
@@ -274,25 +316,36 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         final, self._saved_step = self._newest_checkpoint, self.state.global_step
         if self.best is not None:
             self.best.record(self.state, final.parent)
+        learnt = self.learnt()
         if not self.ranks.is_main or final.exists():
             return
-        self.write_checkpoint(final, random, tokens)
+        self.write_checkpoint(final, learnt, random, tokens)
         rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.reporter.events.write("checkpoint", step=self.state.global_step, path=str(final))
 
-    def write_checkpoint(self, final: Path, random: list[dict[str, Any]], tokens: int) -> None:
-        """Write adapter and training state as they are now into the folder `final`, which appears whole.
+    def learnt(self) -> Learnt:
+        """What training has changed so far. To be called by all processes where they share the model."""
+        if not is_sharded(self.model):
+            return Learnt(None, self.optimizer.state_dict())
+        return Learnt(self.whole_adapter(), whole_optimizer_state(self.optimizer, self.model, self.ranks))
+
+    def whole_adapter(self) -> dict[str, torch.Tensor] | None:
+        """The trained parameters by name; None where each process has them in its model. To be called by all."""
+        return whole_parameters(self.model, self.ranks) if is_sharded(self.model) else None
+
+    def write_checkpoint(self, final: Path, learnt: Learnt, random: list[dict[str, Any]], tokens: int) -> None:
+        """Write adapter and training state into the folder `final`, which appears whole.
 
         `random` are the random states of rank 0 and, where they are known, of the others.
         """
         with staged_folder(final) as folder:
-            save_adapter(self.model, folder)
+            save_adapter(self.model, folder, learnt.adapter)
             self.processing_class.save_pretrained(folder)
             scaler = self.accelerator.scaler
             save_training_state(
                 folder,
                 {
-                    "optimizer": self.optimizer.state_dict(),
+                    "optimizer": learnt.optimizer,
                     "scheduler": self.lr_scheduler.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
                     "random": random[0],
@@ -344,7 +397,11 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
     def _load_adapter(self, folder: str) -> None:
         # `load_adapter`, which transformers uses, brings the adapters back in fp32 where TRL had cast them to bf16.
         # Copying into the parameters that are there keeps the type they were trained in.
-        set_peft_model_state_dict(self.model, load_peft_weights(folder, device="cpu"))
+        saved = load_peft_weights(folder, device="cpu")
+        if is_sharded(self.model):
+            put_parameters(self.model, named_as_trained(self.model, saved, self._types), self.ranks.place)
+        else:
+            set_peft_model_state_dict(self.model, saved)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._load_adapter(resume_from_checkpoint)
@@ -363,7 +420,10 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            self.optimizer.load_state_dict(self._restored.pop("optimizer"))
+            state = self._restored.pop("optimizer")
+            if is_sharded(self.model):
+                state = own_optimizer_state(state, self.optimizer, self.model, self.ranks.place)
+            self.optimizer.load_state_dict(state)
             self.lr_scheduler.load_state_dict(self._restored.pop("scheduler"))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
@@ -395,7 +455,16 @@ def _first_of(dataset: Sequences | Dataset | None) -> Dataset | None:
     return Dataset.from_list([dataset[0]]) if isinstance(dataset, Sequences) else dataset
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """The adapter alone, as PEFT reads it. Embeddings are part of it only where they are trained."""
+def save_adapter(model: Any, folder: Path, tensors: dict[str, torch.Tensor] | None = None) -> None:
+    """The adapter alone, as PEFT reads it, or `tensors` in its place: the trained parameters by their names. Embeddings
+    are part of it only where they are trained."""
     # "auto" asks the hub whether the base model has a config, and would copy frozen embeddings beside a LoRA on them.
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=tensors)
+
+
+def named_as_trained(model: Any, saved: dict[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The tensors of a saved adapter by the names that the model has for them. Raises KeyError where one is missing."""
+    numbered = {name: torch.tensor(number) for number, name in enumerate(names)}
+    saved_names = get_peft_model_state_dict(model, state_dict=numbered, save_embedding_layers=False)
+    by_number = {int(number): saved[name] for name, number in saved_names.items()}
+    return {name: by_number[int(number)] for name, number in numbered.items()}
