@@ -13,7 +13,7 @@ from engine.data.sources import is_path_like
 from engine.hardware import Gpu, visible_gpus
 from engine.slurm import commands
 from engine.spec import RunSpec
-from engine.targets import problems_with
+from engine.targets import problems_of_sharing, problems_with
 
 
 def prepare(
@@ -53,7 +53,9 @@ def prepare(
         # Of a model that nobody has looked at yet the trainer says the same, before it loads weights: inspecting it
         # here takes seconds of imports that the trainer pays anyway. Code of the model's own makes another model.
         if architecture is not None and not resolved.model.trust_remote_code:
-            problems += problems_with(resolved.lora, architecture, resolved.quantization)
+            problems += problems_with(resolved.lora, architecture, resolved.quantization) or problems_of_sharing(
+                resolved, architecture
+            )
     problems += impossible_combinations(resolved)
     problems += missing_trackers(resolved.training.report_to)
     if problems:

@@ -58,10 +58,11 @@ class Trained:
 
 
 def units(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """What FSDP made of `model`: name -> module, for those that hold parameters of their own."""
+    """What FSDP made of `model`, as far as it holds parameters: what their names begin with in the whole model, and the
+    module."""
     for name, module in model.named_modules():
         if is_sharded(module) and module._has_params:
-            yield f"{name}.".replace(WRAPPER, ""), module
+            yield f"{name}.".replace(WRAPPER, "").lstrip("."), module
 
 
 def trained_of(model: torch.nn.Module) -> list[Trained]:
@@ -144,13 +145,15 @@ def whole_optimizer_state(optimizer: Any, model: torch.nn.Module, ranks: Ranks) 
 
 
 def own_optimizer_state(state: dict[str, Any], optimizer: Any, model: torch.nn.Module, place: Place) -> dict[str, Any]:
-    """This process's part of what `whole_optimizer_state` returned."""
+    """This process's part of what `whole_optimizer_state` returned, or of a state that was never shared."""
     trained = _by_number(optimizer, model)
+
+    def own(value: Any, one: Trained) -> Any:
+        is_whole = isinstance(value, torch.Tensor) and value.shape == one.shape
+        return share_of(value, place) if is_whole else value
+
     states = {
-        number: {
-            key: share_of(value, place) if isinstance(value, torch.Tensor) and value.shape == trained[number].shape else value
-            for key, value in held.items()
-        }
+        number: {key: own(value, trained[number]) for key, value in held.items()}
         for number, held in state["state"].items()
     }
     return {**state, "state": states}

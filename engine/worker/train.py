@@ -22,7 +22,7 @@ from engine.runs import prediction
 from engine.runs.events import EventWriter, NoEvents
 from engine.runs.store import Cause, Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
-from engine.targets import problems_with
+from engine.targets import problems_of_sharing, problems_with
 from engine.worker.answering import Answering
 from engine.worker.best import best_of, words_of_end
 from engine.worker.callbacks import Reporter, Steering
@@ -44,6 +44,7 @@ from engine.worker.ranks import NO_LIMIT, Place, Ranks, is_lost
 from engine.worker.requests import Requests, StopRequested
 from engine.worker.trackers import PROJECT, Trackers, trackers_of
 from engine.worker.trainer import DeckTrainer, WholeSteps, save_adapter
+from engine.worker.wrapping import check_config, check_units
 
 STOPPED = 130
 
@@ -201,7 +202,9 @@ class Training:
         trainer.remove_callback(PrinterCallback)  # the events hold it, and the log is for what libraries say
         if spec.model.trust_remote_code:
             check_adapted(spec, trainer)
-        if spec.data.packing:
+        if trainer.shards:
+            check_units(trainer.model)
+        elif spec.data.packing:
             check_rows_stay_apart(trainer.model, trainer.compute_loss_context_manager())
         return trainer
 
@@ -383,9 +386,11 @@ def check_targets(spec: RunSpec) -> None:
     config_path = Path(model.name_or_path) / "config.json"
     if config_path.is_file():  # the next run of this model can then be predicted at its launch
         architecture_cache.write(architecture_cache.key(config_path), architecture)
-    problems = problems_with(spec.lora, architecture, spec.quantization)
+    problems = problems_with(spec.lora, architecture, spec.quantization) or problems_of_sharing(spec, architecture)
     if problems:
         raise BadSpec(". ".join(map(str, problems)), "`loradeck tree` shows this model's modules.")
+    if spec.hardware.strategy == "fsdp":
+        check_config(config, spec)
 
 
 def check_adapted(spec: RunSpec, trainer: DeckTrainer) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, rotate_checkpoints
@@ -48,7 +50,7 @@ class Learnt:
     """What training changes, as one process would hold it."""
 
     adapter: dict[str, torch.Tensor] | None
-    """Trained parameters by name; None where the model itself holds them."""
+    """Its tensors by the names that PEFT saves them under; None where the model itself holds them."""
     optimizer: dict[str, Any]
 
 
@@ -96,6 +98,7 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
         self._types = {name: one.dtype for name, one in self.model.named_parameters() if one.requires_grad}
+        self._saved_names = saved_names(self.model, self._types) if shards else {}
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         if self.shards:
@@ -105,7 +108,7 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
-        if self.shards and not self.is_fsdp_enabled:
+        if self.shards and self.args.use_cpu:
             shard_on_cpu(ShardingPlugin())
             self.is_fsdp_enabled = True
 
@@ -330,8 +333,11 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         return Learnt(self.whole_adapter(), whole_optimizer_state(self.optimizer, self.model, self.ranks))
 
     def whole_adapter(self) -> dict[str, torch.Tensor] | None:
-        """The trained parameters by name; None where each process has them in its model. To be called by all."""
-        return whole_parameters(self.model, self.ranks) if is_sharded(self.model) else None
+        """The trained parameters by the names that PEFT saves them under; None where each process has them whole. To be
+        called by all."""
+        if not is_sharded(self.model):
+            return None
+        return {self._saved_names[name]: one for name, one in whole_parameters(self.model, self.ranks).items()}
 
     def write_checkpoint(self, final: Path, learnt: Learnt, random: list[dict[str, Any]], tokens: int) -> None:
         """Write adapter and training state into the folder `final`, which appears whole.
@@ -399,7 +405,9 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         # Copying into the parameters that are there keeps the type they were trained in.
         saved = load_peft_weights(folder, device="cpu")
         if is_sharded(self.model):
-            put_parameters(self.model, named_as_trained(self.model, saved, self._types), self.ranks.place)
+            put_parameters(
+                self.model, {name: saved[saved_as] for name, saved_as in self._saved_names.items()}, self.ranks.place
+            )
         else:
             set_peft_model_state_dict(self.model, saved)
 
@@ -456,15 +464,20 @@ def _first_of(dataset: Sequences | Dataset | None) -> Dataset | None:
 
 
 def save_adapter(model: Any, folder: Path, tensors: dict[str, torch.Tensor] | None = None) -> None:
-    """The adapter alone, as PEFT reads it, or `tensors` in its place: the trained parameters by their names. Embeddings
-    are part of it only where they are trained."""
+    """The adapter alone, as PEFT reads it; of a model that is shared its `tensors`, by the names that PEFT saves them
+    under. Embeddings are part of it only where they are trained."""
     # "auto" asks the hub whether the base model has a config, and would copy frozen embeddings beside a LoRA on them.
-    model.save_pretrained(folder, save_embedding_layers=False, state_dict=tensors)
+    # PEFT does not find its own tensors among FSDP's names.
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=None if tensors is None else {})
+    if tensors is not None:
+        save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
 
 
-def named_as_trained(model: Any, saved: dict[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The tensors of a saved adapter by the names that the model has for them. Raises KeyError where one is missing."""
+def saved_names(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """Name of a parameter that is trained -> the name that PEFT saves it under."""
     numbered = {name: torch.tensor(number) for number, name in enumerate(names)}
-    saved_names = get_peft_model_state_dict(model, state_dict=numbered, save_embedding_layers=False)
-    by_number = {int(number): saved[name] for name, number in saved_names.items()}
+    by_number = {
+        int(number): name
+        for name, number in get_peft_model_state_dict(model, state_dict=numbered, save_embedding_layers=False).items()
+    }
     return {name: by_number[int(number)] for name, number in numbered.items()}
