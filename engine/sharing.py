@@ -39,6 +39,12 @@ def unshareable(spec: RunSpec) -> Iterator[Words]:
             "it tells weights by their memory, and fsdp moves them: it would take gathered weights for activations",
             "leave it off; activation_checkpointing saves most of the same",
         )
+    if lora.use_dora and quantization.load_in != "none":
+        yield (
+            "lora.use_dora",
+            "DoRA reads a 4-bit weight past its layer, where fsdp leaves it without its scales",
+            f"write false, or {DDP}",
+        )
     if lora.bias != "none":
         yield "lora.bias", f"fsdp shares a layer as one, all frozen; {lora.bias} trains biases in it", "write none"
     if lora.modules_to_save:

@@ -204,8 +204,15 @@ class Training:
             check_adapted(spec, trainer)
         if trainer.shards:
             check_units(trainer.model)
-        elif spec.data.packing:
-            check_rows_stay_apart(trainer.model, trainer.compute_loss_context_manager())
+        if spec.data.packing:
+
+            def check_packing() -> None:
+                check_rows_stay_apart(trainer.model, trainer.compute_loss_context_manager())
+
+            if trainer.shards:
+                trainer.once_shared = check_packing
+            else:
+                check_packing()
         return trainer
 
     def tell_about_data(self, spec: RunSpec, data: RunData) -> None:

@@ -68,7 +68,9 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         self.shards = shards
-        """Whether the processes share the model (FSDP): what follows then is done by all of them at once."""
+        """Whether the processes share the model (FSDP): what reads or saves it is then done by all of them at once."""
+        self.once_shared: Callable[[], None] | None = None
+        """Called before the first step, when the model is where it is trained."""
         # TRL insists on its own kind of dataset, and only looks at the first sequence of it: nothing is prepared.
         super().__init__(train_dataset=_first_of(train_dataset), eval_dataset=_first_of(eval_dataset), **kwargs)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
@@ -111,6 +113,12 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         if self.shards and self.args.use_cpu:
             shard_on_cpu(ShardingPlugin())
             self.is_fsdp_enabled = True
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.once_shared is not None:
+            self.once_shared()
+        return prepared
 
     def create_optimizer(self, model: Any = None) -> Any:
         if is_sharded(model):
