@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         if self.shards:
+            warnings.filterwarnings("ignore", "Upcasted low precision|FSDP upcast")  # `keep_types` undoes it
             kwargs["fsdp_plugin"] = ShardingPlugin()
         args: dict[str, Any] = super()._build_accelerator_args(**kwargs)
         return args
