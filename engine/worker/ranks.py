@@ -165,11 +165,13 @@ class Ranks:
         self._files.end(exit_code, **record)
         if exit_code not in (0, 130):
             _exit_now(exit_code)
-        return 0  # a stop is no failure for the launcher, which would end the others
+        if not self.is_main:
+            _exit_now(0)  # a stop is no failure for the launcher, which would end the others
+        return 0
 
 
 def _exit_now(exit_code: int) -> NoReturn:
-    """What is left to tear down may wait for processes that are gone."""
+    """What is left to tear down may wait for processes that are gone, and threads of gloo's were seen to abort it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
