@@ -139,34 +139,6 @@ def test_a_killed_rank_ends_its_run_and_a_stopped_run_goes_on_exactly(
     assert events_of(fewer, "warning") == []
 
 
-def test_memory_that_runs_out_in_one_rank_is_told_with_its_number(tiny_spec: MakeSpec, tmp_path: Path) -> None:
-    # The second row of the third step is long, and the second process has it.
-    rows = write_rows(tmp_path / "rows.jsonl", [*["short"] * 5, "long " * 400, *["short"] * 10])
-    run = launch(
-        tiny_spec(
-            model={"attn_implementation": "eager"},
-            data={"train": rows, "max_length": 4000},
-            training={
-                "max_steps": 6,
-                "per_device_train_batch_size": 1,
-                "activation_checkpointing": False,
-                "train_sampling_strategy": "sequential",
-                "save_strategy": "no",
-            },
-            hardware={"num_processes": 2, "memory_limit": "740MiB"},
-        )
-    )
-    status = wait_for_end(run)
-    assert (status.state, status.cause) == ("failed", "oom"), (status, run.log_path.read_text())
-    assert status.message.startswith("Rank 1: Out of memory in the forward pass at step 3, on a batch of 1 row")
-    (oom,) = [event for event in read_events(run.supervisor_events_path) if event["type"] == "oom"]
-    assert (oom["rank"], oom["step"], oom["phase"]) == (1, 3, "forward")
-    assert oom["capacity_bytes"] == 740 * 2**20
-    assert events_of(run, "oom") == []
-    assert events_of(run, "error") == [], "rank 0 took the end of rank 1 for its own failure"
-    assert [path.name for path in run.checkpoints()] == ["checkpoint-2"]
-
-
 def test_another_number_of_processes_keeps_what_a_step_learns_from(tiny_spec: MakeSpec, uneven_rows: str) -> None:
     spec = spec_of(tiny_spec, uneven_rows, 4, 3)
     assert spec.effective_batch_size == 24
