@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,18 +38,16 @@ from engine.worker.oom import shortfall
 from engine.worker.oom_event import let_go, oom_fields, record_history, save_snapshot
 from engine.worker.preflight import SCRATCH_PREFIX, Preflight
 from engine.worker.process_memory import own_memory
-from engine.worker.ranks import NO_LIMIT, Place, Ranks, is_lost
+from engine.worker.ranks import NO_LIMIT, Ranks, is_lost
 from engine.worker.requests import Requests, StopRequested
 from engine.worker.trackers import PROJECT, Trackers, trackers_of
-from engine.worker.trainer import DeckTrainer, WholeSteps, save_adapter
+from engine.worker.trainer import DeckTrainer, save_adapter
 
 STOPPED = 130
 
 
-def main(arguments: list[str]) -> int:
-    """Train the run in the folder `arguments[0]`; returns the exit code that the supervisor reads."""
-    run = Run(Path(arguments[0]))
-    ranks = Ranks(run, Place.of(os.environ))
+def main(run: Run, ranks: Ranks) -> int:
+    """Train `run`; returns the exit code that the supervisor reads."""
     events = EventWriter(run.events_path) if ranks.is_main else NoEvents()
     training = Training(run, events, ranks)
     try:
@@ -176,6 +172,8 @@ class Training:
         self.requests.stop_if_asked()
         args, best = sft_config(spec, self.run.checkpoints_folder), best_of(spec)
         args.run_name, args.project = self.run.id, PROJECT
+        # Unset, the order of rows would hang on the global generator, and several processes seed theirs differently.
+        args.data_seed = args.seed if args.data_seed is None else args.data_seed
         try:
             trainer = DeckTrainer(
                 reporter=self.reporter,
@@ -197,7 +195,6 @@ class Training:
             if spec.model.trust_remote_code and str(error).startswith(("Target modules", "Applying a PEFT adapter")):
                 raise BadSpec(str(error), "Correct lora.target_modules.") from error
             raise
-        trainer.add_callback(WholeSteps(trainer))
         trainer.remove_callback(PrinterCallback)  # the events hold it, and the log is for what libraries say
         if spec.model.trust_remote_code:
             check_adapted(spec, trainer)
@@ -404,7 +401,3 @@ def remove_unfinished_saves(run: Run) -> None:
         *run.folder.glob(f"{SCRATCH_PREFIX}*"),
     ]:
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
