@@ -177,9 +177,7 @@ class RankWatch:
 
     def _end_processes(self) -> None:
         for process in self._processes.values():
-            if process.pidfd is not None:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+            _kill(process)
 
     def _see(self, now: float) -> None:
         for rank in range(self.count):
@@ -265,6 +263,8 @@ class RankWatch:
         who = "No process went on" if rank is None else f"Rank {rank} did not go on"
         how = ", as it was stopped by a signal" if rank in self._stopped_since else ""
         self._hangs = rank
+        if rank in self._processes:  # the others wait for it, and save once it is gone
+            _kill(self._processes[rank])
         self._hang_in_words = f"{who} for {now_words(for_s)}{how}: all processes were ended."
 
     def _median_step_s(self) -> float:
@@ -309,6 +309,12 @@ def _opened(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except OSError:
         return None
+
+
+def _kill(process: _Process) -> None:
+    if process.pidfd is not None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
 
 
 def _gone(process: _Process) -> bool:

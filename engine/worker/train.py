@@ -18,6 +18,7 @@ from engine.checks import read_spec
 from engine.memory.footprint import Footprint
 from engine.runs import prediction
 from engine.runs.events import EventWriter, NoEvents
+from engine.runs.ranks import rank_log_path
 from engine.runs.store import Cause, Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
 from engine.targets import problems_with
@@ -286,6 +287,7 @@ class Training:
         failure = explain(error, moment, on_gpu)
         is_consequence = self.ranks.are_several and failure.cause != "oom" and is_lost(error)
         message = " ".join(filter(None, (failure.message, failure.hint)))
+        message = message.replace(self.run.log_path.name, rank_log_path(self.run, self.ranks.place.rank).name)
         oom: dict[str, Any] | None = None
         # Each in its own right: a disk that is full, or memory that does not even suffice for this, may stop any of
         # them, and the exit code still tells.
