@@ -152,9 +152,10 @@ class Training:
 
         if data.held_out is not None and spec.training.eval_strategy == "no":
             trainer.evaluate()
+        measured.record("end")  # the answers that follow are in no prediction
         if self.ranks.is_main:
             with self.requests.alone():
-                self.finish(measured, answering)
+                self.finish(answering)
         return True
 
     def set_up(self, spec: RunSpec, data: RunData) -> DeckTrainer:
@@ -247,11 +248,10 @@ class Training:
             notes=[f"optim: {spec.training.optim}", f"precision: {precision}"],
         )
 
-    def finish(self, measured: Measured, answering: Answering) -> None:
+    def finish(self, answering: Answering) -> None:
         """What follows the last step and evaluation: the adapter, and answers to compare. By rank 0 alone."""
         trainer = self.trainer
         assert trainer is not None
-        measured.record("end")  # the answers that follow are in no prediction
         kept_step = self.keep_the_best(trainer)
         self.reporter.state("saving")
         shutil.rmtree(self.run.adapter_folder, ignore_errors=True)
