@@ -105,7 +105,7 @@ class _View:
         self.progress = progress
         self.task = task
         self.total: int | None = None
-        self.told_of_queue = ""
+        self.told_of_waiting = ""
         """What was said last of why the run waits."""
 
     def say(self, text: str, style: str = "") -> None:
@@ -114,8 +114,8 @@ class _View:
     def at(self, status: RunStatus) -> None:
         doing = status.state if status.state != "training" or status.step == 0 else ""
         self.progress.update(self.task, doing=doing)
-        if status.state == "queued" and status.message not in ("", self.told_of_queue):
-            self.told_of_queue = status.message
+        if status.state in ("queued", "starting") and status.message not in ("", self.told_of_waiting):
+            self.told_of_waiting = status.message
             self.say(status.message, "dim")
 
     def show(self, event: Event) -> None:

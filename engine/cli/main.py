@@ -16,6 +16,7 @@ from engine.cli.chat import chat
 from engine.cli.data import data
 from engine.cli.evaluate import eval_run
 from engine.cli.export import export
+from engine.cli.machines import MachineRank, on_machine, wait_for_shared
 from engine.cli.memory import estimate, fit
 from engine.cli.merge import merge
 from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
@@ -71,14 +72,23 @@ def demo(
 def train(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec file; `loradeck new` writes one.")],
     detach: Detach = False,
+    machine_rank: MachineRank = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of several machines with LORADECK_HOME on shared storage: the one run folder of all."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a run. Ctrl-C stops it cleanly, with a checkpoint."""
     from engine.checks import read_spec
 
     with wrong_input_explained(as_json):
-        resolved = _prepared(read_spec(spec), spec.absolute().parent, as_json)
-    watch_or_leave(launched(resolved, as_json), detach, as_json)
+        resolved = _prepared(on_machine(read_spec(spec), machine_rank), spec.absolute().parent, as_json)
+    if shared is not None:
+        wait_for_shared(shared, resolved, as_json)
+    watch_or_leave(launched(resolved, as_json, shared), detach, as_json)
 
 
 @app.command()

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from engine.cli.machines import words_of_machines
 from engine.cli.output import console, printable
-from engine.runs.store import Run
+from engine.runs.store import ENDED, Run
 
 if TYPE_CHECKING:
     from engine.memory.ways_out.remedies import Remedy
 
 OOM_CAUSES = ("oom", "host-oom")
-TOLD_APART = ("oom", "remedies", "remedies_event", "parent", "labels", "message")
+TOLD_APART = ("machines", "meeting", "oom", "remedies", "remedies_event", "parent", "labels", "message")
 """Facts that `show` tells in words of their own."""
 
 
@@ -71,6 +72,8 @@ def tell(run: Run, facts: dict[str, Any]) -> None:
         if key not in TOLD_APART and value not in (None, [], ""):
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
             typer.echo(f"{key:<15} {printable(text)}")
+    for words in words_of_machines(facts["machines"], facts["state"] in ENDED):
+        typer.echo(words)
     for words in _words_of_labels(facts["labels"] or {}):
         typer.echo(printable(words))
     if facts["message"]:

@@ -47,8 +47,8 @@ def fail_of_job(error: JobFailed, as_json: bool, advice: str = "") -> NoReturn:
     raise typer.Exit(EXIT_OF_CAUSE.get(error.cause, 1))
 
 
-def launched(spec: RunSpec, as_json: bool) -> Run:
-    """A new run of `spec`, with its prediction told."""
+def launched(spec: RunSpec, as_json: bool, shared: str | None = None) -> Run:
+    """A new run of `spec`, with its prediction told; `shared` as `engine.runs.launch.launch` takes it."""
     from engine.memory.card import card_of
     from engine.memory.outcomes.at_launch import at_launch
     from engine.memory.outcomes.comparison import predicted_words
@@ -58,7 +58,9 @@ def launched(spec: RunSpec, as_json: bool) -> Run:
 
     prediction = at_launch(spec)
     try:
-        run = launch(spec, prediction)
+        run = launch(spec, prediction, shared)
+    except FileExistsError as error:
+        fail(f"{error.filename} exists: this machine has started it already. Resume it, or choose a name.", 2, as_json)
     except OSError as error:
         fail(f"The run's folder cannot be written: {error.strerror} ({error.filename}).", 1, as_json)
     except SlurmError as error:

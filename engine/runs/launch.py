@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from engine.checks import InvalidSpec, read_spec, write_spec
 from engine.jobs.process import device_environment
+from engine.machines.own import own_rank
 from engine.memory.card import card_of
 from engine.memory.footprint import Footprint
 from engine.memory.outcomes.at_launch import at_launch
@@ -22,7 +23,17 @@ from engine.memory.ways_out.candidate import ALLOCATOR
 from engine.runs.accelerating import accelerated, environment_of_several
 from engine.runs.lineage import changed_spec, checkpoint_copied, environment_of, parent_section
 from engine.runs.prediction import Prediction, write_prediction
-from engine.runs.store import ENDED, Run, RunBusy, RunStatus, checkpoint_step, create_run, reveal, write_atomically
+from engine.runs.store import (
+    ENDED,
+    Run,
+    RunBusy,
+    RunStatus,
+    checkpoint_step,
+    create_run,
+    reveal,
+    runs_folder,
+    write_atomically,
+)
 from engine.slurm.commands import SlurmError
 from engine.slurm.inside import given_gpus
 from engine.slurm.submitting import submit
@@ -44,10 +55,11 @@ class TrainerCommand:
     environment: dict[str, str]
 
 
-def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
+def trainer_command(run: Run, spec: RunSpec, main_port: int | None = None) -> TrainerCommand:
     """The trainer's command line and environment for `spec` (as resolved by `engine.prepare`).
 
-    For several processes the run folder gets accelerate's config file. Raises OSError where it cannot be written.
+    For several processes the run folder gets accelerate's config file; several machines have agreed on its
+    `main_port`. Raises OSError where it cannot be written.
     """
     hardware = spec.hardware
     # A way out of memory that is no setting: the spec has no place for it but the list of what was changed.
@@ -57,18 +69,30 @@ def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
     if hardware.launcher == "slurm":
         environment |= given_gpus(hardware.gpu_ids or [hardware.device], os.environ)
     if hardware.num_processes > 1:
-        return TrainerCommand(accelerated(run, spec), environment)
+        return TrainerCommand(accelerated(run, spec, main_port), environment)
     return TrainerCommand([sys.executable, "-m", "engine.worker", "train", str(run.folder)], environment)
 
 
-def launch(spec: RunSpec, prediction: Footprint | None = None) -> Run:
+def launch(spec: RunSpec, prediction: Footprint | None = None, shared: str | None = None) -> Run:
     """Start a new run of `spec` (resolved) in a folder of its own; it goes on when this process ends.
 
-    `prediction` is what it is expected to need; what it then does need is measured against it.
-    Raises OSError where the folder cannot be written, SlurmError where Slurm does not take the job: nothing is left
-    of the run then.
+    `prediction` is what it is expected to need; what it then does need is measured against it. `shared` names the run
+    folder that several machines have in common: machine 0 makes it, and the others' parts are inside it.
+    Raises OSError where the folder cannot be written, FileExistsError where there is one already, SlurmError where
+    Slurm does not take the job: nothing is left of the run then.
     """
-    return _started(spec, prediction, _first_status(spec))
+    return _started(spec, prediction, _first_status(spec), made=lambda: _made(spec, shared))
+
+
+def _made(spec: RunSpec, shared: str | None) -> Run:
+    machine_rank = spec.hardware.machine_rank or 0
+    if shared is None or machine_rank == 0:
+        return create_run(spec.model.name_or_path, hidden=True, name=shared)
+    part = Run(runs_folder() / shared).part(machine_rank)
+    part.folder.parent.mkdir(exist_ok=True)
+    part.folder.mkdir()
+    part.control_folder.mkdir()
+    return part
 
 
 def continue_run(
@@ -85,6 +109,7 @@ def continue_run(
     instead. Raises InvalidSpec for settings that are wrong or do not go together, NotResumable if the parent is
     finished or is no run, RunBusy while it runs, OSError where the child's folder cannot be written.
     """
+    parent = own_part(parent)
     _refuse_unless_ended(parent)
     with parent.lock():
         child = start_child(parent, changes, remedy_ids, attempt=attempt, fresh=fresh)
@@ -106,7 +131,8 @@ def start_child(
     earlier = parent.read_status()
     status = replace(
         _first_status(spec),
-        parent=parent.id,
+        parent=parent.whole.id,
+        meeting=earlier.meeting,
         step=0 if checkpoint is None else checkpoint_step(checkpoint),
         total_steps=earlier.total_steps,
     )
@@ -115,7 +141,7 @@ def start_child(
         if checkpoint is not None:
             checkpoint_copied(checkpoint, child.checkpoints_folder / checkpoint.name)
 
-    return _started(spec, at_launch(spec), status, fill)
+    return _started(spec, at_launch(spec), status, lambda: create_run(spec.model.name_or_path, hidden=True), fill)
 
 
 def _first_status(spec: RunSpec) -> RunStatus:
@@ -144,10 +170,11 @@ def _started(
     spec: RunSpec,
     prediction: Footprint | None,
     status: RunStatus,
+    made: Callable[[], Run],
     fill: Callable[[Run], None] | None = None,
 ) -> Run:
-    """A new run in a folder of its own, which `fill` completes before anything starts in it."""
-    run = create_run(spec.model.name_or_path, hidden=True)
+    """A new run in the folder that `made` makes and `fill` completes before anything starts in it."""
+    run = made()
     try:
         write_atomically(run.spec_path, write_spec(spec).encode())
         if prediction is not None:
@@ -161,7 +188,7 @@ def _started(
         shutil.rmtree(run.folder, ignore_errors=True)
         raise
     with run.lock() as lock:
-        run = reveal(run)
+        run = reveal(run) if run.id.startswith(".") else run
         try:
             _start(run, spec, lock)
         except SlurmError:
@@ -173,8 +200,10 @@ def _started(
 def resume(run: Run) -> Path | None:
     """Start `run` again in its folder and return the checkpoint it goes on from (None: from the beginning).
 
+    Of one on several machines it is this machine's part that starts: `own_part`.
     Raises RunBusy if it runs already, NotResumable if there is nothing left to train, SlurmError where Slurm refuses.
     """
+    run = own_part(run)
     _refuse_unless_ended(run)
     spec: RunSpec | None = None
     with suppress(InvalidSpec):  # the supervisor says what is wrong with it, as with any other failure
@@ -182,6 +211,31 @@ def resume(run: Run) -> Path | None:
     with run.lock() as lock:
         _start(run, spec, lock)
     return run.newest_checkpoint()
+
+
+def own_part(run: Run, machine_rank: int | None = None) -> Run:
+    """What of a run is this machine's: the run itself, or of one on several machines its part in the shared folder.
+
+    `machine_rank` says which machine this is where its addresses do not. Raises NotResumable where the run is another
+    machine's.
+    """
+    try:
+        hardware = read_spec(run.spec_path).hardware
+        if hardware.num_machines == 1:
+            return run
+        rank = own_rank(hardware.model_copy(update={"machine_rank": machine_rank}))
+    except InvalidSpec:  # no run at all, or addresses that do not tell
+        return run
+    if rank is None or rank == hardware.machine_rank:
+        return run
+    part = run.whole if rank == 0 else run.whole.part(rank)
+    if part.spec_path.exists():
+        return part
+    machine, own = hardware.machines_in_order[rank], hardware.machine_rank
+    raise NotResumable(
+        f"This is {machine.name}, and {run.id} is the run of machine {own}. Resume this machine's own; or if the "
+        f"folder was copied from there, write machine_rank: {rank} into its run.yaml first."
+    )
 
 
 def _refuse_unless_ended(run: Run) -> None:

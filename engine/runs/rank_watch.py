@@ -52,6 +52,8 @@ class ProcessEnd:
     message: str = ""
     oom: dict[str, Any] | None = None
     """Fields of its `oom` event, where it could not write that."""
+    is_consequence: bool = False
+    """Whether it only failed because others were gone, or was ended for that."""
 
     @property
     def name(self) -> str:
@@ -70,13 +72,19 @@ class _Process:
 class RankWatch:
     """Follows the processes of one start of a run. Raises OSError where their folder cannot be made."""
 
-    def __init__(self, run: Run, count: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, run: Run, count: int, clock: Callable[[], float] = time.time, first: int = 0) -> None:
         clear(run)
-        self.run, self.count, self.clock = run, count, clock
-        self._log_began = [_size(rank_log_path(run, rank)) for rank in range(count)]
+        self.run, self.clock = run, clock
+        self.ranks = range(first, first + count)
+        """Those on this machine."""
+        self.beats_elsewhere: dict[int, tuple[int, int, bool]] = {}
+        """`beats_here` of other machines."""
+        self.is_over_elsewhere = False
+        """Whether the run has failed on another machine, or contact with it is lost."""
+        self._log_began = {rank: _size(self._log_path(rank)) for rank in self.ranks}
         self._processes: dict[int, _Process] = {}
         self._looked = self._went_on = clock()
-        self._beats: list[tuple[int, int]] = []
+        self._beats: dict[int, tuple[int, int]] = {}
         self._step_times: list[float] = []
         self._failed_at: float | None = None
         self._ended_at: float | None = None
@@ -96,7 +104,7 @@ class RankWatch:
         now = self.clock()
         self._see(now)
         self._look_for_a_hang(now, state)
-        if self._failed_at is None and (self._hangs is not None or self._has_failed()):
+        if self._failed_at is None and (self._hangs is not None or self.is_over_elsewhere or self._has_failed()):
             self._failed_at = now
         if self._failed_at is None or now < self._failed_at + GRACE_S:
             return
@@ -114,21 +122,24 @@ class RankWatch:
         self._see(self.clock())
         rank = self._culprit()
         if rank is None:
-            well = self._processes[0].record.exit_code if 0 in self._processes else None
+            first = self.ranks[0]
+            well = self._processes[first].record.exit_code if first in self._processes else None
             code = well if launcher_exit_code == 0 and well is not None else launcher_exit_code
-            return ProcessEnd(code, launcher_pid, self.run.log_path, self._log_began[0], has_told=well is not None)
+            told = well is not None
+            log, began = self.run.log_path, self._log_began[first]
+            return ProcessEnd(code, launcher_pid, log, began, has_told=told, is_consequence=self.is_over_elsewhere)
         process = self._processes[rank]
-        record, log = process.record, rank_log_path(self.run, rank)
+        record, log = process.record, self._log_path(rank)
         end = ProcessEnd(record.exit_code or 0, record.pid, log, self._log_began[rank], rank)
         if rank == self._hangs:
             words = f"Rank {rank} did not go on for {now_words(self._hang_limit_s())}: all processes were ended."
             return replace(end, exit_code=1, has_told=True, message=words)
         if record.ended is None:
             return replace(end, exit_code=self._exit_code_of(record.pid))
-        oom = record.oom if rank else None  # rank 0 has written it
+        oom = record.oom if rank != self.ranks[0] else None  # the first has written it
         of_all = record.cause in ("bad-spec", "nan-loss")  # the others would have said the same
         words = record.message if of_all else f"Rank {rank}: {record.message}"
-        return replace(end, has_told=True, message=words, oom=oom)
+        return replace(end, has_told=True, message=words, oom=oom, is_consequence=record.is_consequence)
 
     def end_all(self, launcher_pid: int) -> None:
         """Leave none behind."""
@@ -139,7 +150,7 @@ class RankWatch:
                     signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
 
     def _see(self, now: float) -> None:
-        for rank in range(self.count):
+        for rank in self.ranks:
             process = self._processes.get(rank)
             # Who is gone has written its last words: they are read after looking.
             is_gone = process is not None and _gone(process)
@@ -155,8 +166,8 @@ class RankWatch:
         self._looked = now
 
     def _has_failed(self) -> bool:
-        main = self._processes.get(0)
-        # Once rank 0 is through, nothing is left to wait for: it is the last to end where all goes well.
+        main = self._processes.get(self.ranks[0])
+        # Once the first is through, nothing is left to wait for: it is the last to end where all goes well.
         return self._culprit() is not None or (main is not None and main.record.exit_code in WELL and _gone(main))
 
     def _culprit(self) -> int | None:
@@ -176,28 +187,40 @@ class RankWatch:
         }
         own = {rank: ended for rank, ended in failed.items() if not records[rank].is_consequence}
         if own and (not killed or min(own.values()) < min(killed.values())):
-            if len({(records[rank].cause, records[rank].message) for rank in own}) == 1 and 0 in own:
-                return 0  # all alike
+            if len({(records[rank].cause, records[rank].message) for rank in own}) == 1 and self.ranks[0] in own:
+                return self.ranks[0]  # all alike
             return min(own, key=own.__getitem__)
         if killed:
             return min(killed, key=killed.__getitem__)
-        if 0 in records and records[0].exit_code in WELL:
+        first = records.get(self.ranks[0])
+        if first is not None and first.exit_code in WELL:
             return None
         return min(failed, key=failed.__getitem__) if failed else None
 
     def _look_for_a_hang(self, now: float, state: State) -> None:
-        beats = [read_beat(self.run, rank) for rank in range(self.count)]
+        beats = {rank: read_beat(self.run, rank) for rank in self.ranks}
+        beats |= {rank: (number, step) for rank, (number, step, _) in self.beats_elsewhere.items()}
         if beats != self._beats or state != "training" or len(self._step_times) < FEWEST_STEPS:
             self._beats, self._went_on = beats, now
         elif self._hangs is None and now - self._went_on > self._hang_limit_s():
             # Who waits for another has done more than that one; of equals one that is stopped is the likeliest.
-            self._hangs = min(range(self.count), key=lambda rank: (beats[rank], not self._is_stopped(rank)))
+            hangs = min(sorted(beats), key=lambda rank: (beats[rank], not self._is_stopped(rank)))
+            self._hangs = hangs if hangs in self.ranks else None  # its own machine sees it too
+
+    def beats_here(self) -> dict[int, tuple[int, int, bool]]:
+        """Rank -> how many things it has done, its last step, and whether it is stopped."""
+        return {rank: (*read_beat(self.run, rank), self._is_stopped(rank)) for rank in self.ranks}
+
+    def _log_path(self, rank: int) -> Path:
+        return self.run.log_path if rank == self.ranks[0] else rank_log_path(self.run, rank)
 
     def _hang_limit_s(self) -> float:
         median = sorted(self._step_times)[len(self._step_times) // 2] if self._step_times else 0.0
         return max(HANG_LEAST_S, HANG_STEPS * median)
 
     def _is_stopped(self, rank: int) -> bool:
+        if rank in self.beats_elsewhere:
+            return self.beats_elsewhere[rank][2]
         try:
             return psutil.Process(self._processes[rank].record.pid).status() in ("stopped", "disk-sleep")
         except (KeyError, psutil.Error):

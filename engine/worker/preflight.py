@@ -128,7 +128,7 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
             self.trainer.doing("save"),
             tempfile.TemporaryDirectory(dir=self.scratch, prefix=SCRATCH_PREFIX) as folder,
         ):
-            if self.trainer.ranks.is_main:
+            if self.trainer.ranks.keeps:
                 self.trainer.write_checkpoint(Path(folder) / "checkpoint", [random_states()], 0)
 
 
