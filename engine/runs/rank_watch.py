@@ -229,7 +229,7 @@ class RankWatch:
     def _exit_code_of(self, pid: int) -> int:
         """What the launcher says of a process that said nothing itself; of one that it did not see end, SIGKILL."""
         with suppress(OSError), open(self.run.log_path, encoding="utf-8", errors="replace") as log:
-            log.seek(self._log_began[0])
+            log.seek(self._log_began[self.ranks[0]])
             for code, of in LAUNCHER_SAYS.findall(log.read()):
                 if int(of) == pid:
                     return int(code)

@@ -236,6 +236,7 @@ class Supervisor:
                 self.oom = {"type": "oom", "time": round(time.time(), 3), **ending.oom}
                 self._write(self.log, "oom", **ending.oom)
             self.together.leave(ending, is_consequence=ending is not own, step=self.status.step, oom=self._told_oom())
+            self.status = self.together.with_others(self.status)
         if cause in OOM_CAUSES:
             record_ways_out(self.run, self.log, self.oom)
             if spec.on_oom == "retry":
