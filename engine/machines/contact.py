@@ -27,6 +27,8 @@ LOST_S = 20.0
 GOODBYE_S = 3.0
 """For the last words to arrive."""
 LONGEST_LINE_BYTES = 256 * 1024
+BROKEN = (OSError, ValueError, TypeError, LookupError, TimeoutError)
+"""What a connection ends with that is cut, silent, or speaks another language."""
 
 Message = dict[str, Any]
 Judge = Callable[[Message], str | None]
@@ -146,7 +148,7 @@ class Contact:
             self._writers[rank] = writer
             while (message := await _read(reader)) is not None:
                 self._heard[rank] = message, time.monotonic()
-        except (OSError, ValueError, TimeoutError):
+        except BROKEN:
             pass
         finally:
             if rank is not None and self._writers.get(rank) is writer:
@@ -188,7 +190,7 @@ class Contact:
         while not self._is_leaving and self.refused is None:
             try:
                 await self._connect_and_talk()
-            except (OSError, ValueError, TimeoutError) as error:
+            except BROKEN as error:
                 self.trouble = str(error) if self.welcome is None else ""
             await asyncio.sleep(PERIOD_S / 2)
 

@@ -71,6 +71,8 @@ def _opened(folder: Path, name: str, mode: str) -> IO[bytes]:
 
 def check_same_rows(data: RunData, spec: RunSpec, ranks: Ranks) -> None:
     """Raises BadSpec where the machines do not learn from the same rows. To be called by all."""
+    if spec.hardware.num_machines == 1:
+        return
     store, held_out = data.train.store, data.held_out
     seen = [
         data.report.train.content,
@@ -86,16 +88,15 @@ def check_same_rows(data: RunData, spec: RunSpec, ranks: Ranks) -> None:
 def check_same_weights(model: Any, spec: RunSpec, ranks: Ranks) -> None:
     """Raises BadSpec where the machines have loaded other base models, as far as their embeddings show. To be called by
     all."""
+    if spec.hardware.num_machines == 1:
+        return
     first = model.get_input_embeddings().weight[:LOOKED_AT].detach().cpu().contiguous()
     seen = [str(first.dtype), list(first.shape), hashlib.sha256(first.view(torch.uint8).numpy().tobytes()).hexdigest()]
     _check_same("base weights", seen, "Give all machines the same model.", spec, ranks)
 
 
 def _check_same(what: str, own: list[Any], hint: str, spec: RunSpec, ranks: Ranks) -> None:
-    hardware = spec.hardware
-    if hardware.num_machines == 1:
-        return
-    of_all = ranks.gathered(own)
+    hardware, of_all = spec.hardware, ranks.gathered(own)
     other = next((rank for rank, seen in enumerate(of_all) if seen != of_all[0]), None)
     if other is not None:
         machines = hardware.machines_in_order

@@ -44,7 +44,7 @@ def spec_of(make: MakeSpec, rows: str, steps: int, machines: int, **training: in
             "per_device_train_batch_size": 1,
             "gradient_accumulation_steps": 4 // machines,
             "max_steps": steps,
-            "learning_rate": 3e-3,
+            "learning_rate": 2e-3,
             "save_strategy": "steps",
             "save_steps": 5,
             **training,
