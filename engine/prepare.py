@@ -34,7 +34,7 @@ def prepare(
     if on_slurm and (reason := commands.missing()) is not None:
         problems.append(Problem("hardware.launcher", f"slurm is asked for, and {reason}", "write launcher: local"))
     try:
-        resolved = _for_slurm(resolved) if on_slurm else _for_device(resolved, visible_gpus())
+        resolved = _for_slurm(resolved) if on_slurm else on_gpus(resolved, visible_gpus())
     except InvalidSpec as error:
         problems += error.problems
     try:
@@ -66,6 +66,22 @@ def prepare(
     return resolved
 
 
+def left_open(written: RunSpec, resolved: RunSpec) -> RunSpec:
+    """`resolved`, which `prepare` made of `written`, for a run that gets its GPU later: where any GPU will do, what
+    depends on the card is as a person wrote it. `on_gpus` then decides it."""
+    hardware = written.hardware
+    if resolved.hardware.device == "cpu" or not is_open(written) or hardware.gpu_ids or hardware.launcher != "local":
+        return resolved
+    opened = _with(resolved, "model", dtype=written.model.dtype)
+    sections = {"hardware": hardware, "training": written.training, "quantization": written.quantization}
+    return opened.model_copy(update=sections)
+
+
+def is_open(spec: RunSpec) -> bool:
+    """Whether it is not decided yet on which card a run of `spec` trains."""
+    return spec.hardware.device in ("auto", "cuda")
+
+
 def _with(spec: RunSpec, section: str, **values: object) -> RunSpec:
     return spec.model_copy(update={section: getattr(spec, section).model_copy(update=values)})
 
@@ -91,8 +107,9 @@ def with_absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
     return _with(spec, "model", name_or_path=str(beside_spec.absolute()))
 
 
-def _for_device(spec: RunSpec, gpus: list[Gpu]) -> RunSpec:
-    """`spec` with device, precision and optimizer chosen. Raises InvalidSpec for a GPU that the machine lacks."""
+def on_gpus(spec: RunSpec, gpus: list[Gpu]) -> RunSpec:
+    """`spec` with device, precision and optimizer chosen, where `gpus` are those of the machine that may be taken: the
+    first ones where any will do. Raises InvalidSpec for a GPU that is not among them."""
     device = spec.hardware.device
     if device == "auto":
         device = "cuda:0" if gpus else "cpu"

@@ -32,6 +32,13 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def seconds(seconds: float) -> str:
+    """A step's time: `12 ms`, `1.32 s`, `45 s`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.0f} s"
+
+
 def ago(seconds: float) -> str:
     """How long ago something was: `just now`, `45 s ago`, `2 h ago`, `3 d ago`."""
     if seconds < 5:
@@ -73,6 +80,12 @@ def count(number: float) -> str:
             digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
             return f"{value:.{digits}f} {unit}"
     return f"{number:.0f}"
+
+
+def ordinal(number: int) -> str:
+    """A place: `1st`, `2nd`, `3rd`, `11th`."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def tokens_per_s(value: float) -> str:

@@ -11,7 +11,7 @@ import typer
 from engine.cli.machines import MachineRank
 from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
 from engine.cli.show import OOM_CAUSES, facts_of, tell, tell_oom, tell_remedies
-from engine.cli.watch import Detach, OpenApp, RunName, ask, found_run, watch_or_leave
+from engine.cli.watch import Detach, OpenApp, Queue, RunName, ask, found_run, watch_or_leave
 from engine.runs.store import ENDED, Run, RunBusy, list_runs
 
 if TYPE_CHECKING:
@@ -41,16 +41,19 @@ def runs(as_json: AsJson = False) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("run", "state", "model", "data"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("step", "loss", "held-out"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    several = any(status.processes > 1 for _, status in statuses)
+    for heading in (*(["ranks"] if several else []), "step", "loss", "held-out"):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=5 if heading == "ranks" else None)
     waiting: list[str] = []
     for run, status in statuses:
         step = f"{status.step:,}/{status.total_steps:,}" if status.total_steps else "-"
         losses = ("-" if value is None else f"{value:.4f}" for value in (status.loss, status.eval_loss))
         state = f"{status.state}: {status.cause}" if status.cause else status.state
+        if status.waits_here:
+            state = f"queued {status.place}"
         if status.state == "queued" and status.message:
             waiting.append(f"{run.id}: {status.message}")
-        cells = (run.id, state, status.model, status.data, step, *losses)
+        cells = (run.id, state, status.model, status.data, *([str(status.processes)] if several else []), step, *losses)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console().print(table)
     for words in waiting:
@@ -119,6 +122,7 @@ def resume(
         ),
     ] = None,
     detach: Detach = False,
+    queue: Queue = False,
     machine_rank: MachineRank = None,
     as_json: AsJson = False,
 ) -> None:
@@ -136,7 +140,7 @@ def resume(
         ask(name, "resume", as_json)
         return
     if remedy:
-        child = _child(run, _recorded(run, remedy, as_json), as_json)
+        child = _child(run, _recorded(run, remedy, as_json), queue, as_json)
         watch_or_leave(child, detach, as_json)
         return
     if status.continued_by is not None:
@@ -146,16 +150,23 @@ def resume(
             1,
             as_json,
         )
+    from engine.checks import read_spec
+    from engine.queue.line import QueueError
+    from engine.queue.wish import refuse_where_there_is_no_queue
     from engine.slurm.commands import SlurmError
 
-    try:
-        checkpoint = resume_run(run)
-    except (NotResumable, RunBusy, SlurmError) as error:
-        fail(str(error), 1, as_json)
-    except OSError as error:
-        fail(f"{run.folder} cannot be written: {error.strerror}.", 1, as_json)
+    with wrong_input_explained(as_json):
+        if queue:
+            refuse_where_there_is_no_queue(read_spec(run.spec_path))
+        try:
+            checkpoint = resume_run(run, queue=queue)
+        except (NotResumable, RunBusy, SlurmError, QueueError) as error:
+            fail(str(error), 1, as_json)
+        except OSError as error:
+            fail(f"{run.folder} cannot be written: {error.strerror}.", 1, as_json)
     if not as_json:
-        typer.echo(f"{run.id} goes on from {checkpoint.name if checkpoint else 'the beginning: it has no checkpoint'}.")
+        verb = "will go on" if queue else "goes on"
+        typer.echo(f"{run.id} {verb} from {checkpoint.name if checkpoint else 'the beginning: it has no checkpoint'}.")
         if status.cause in OOM_CAUSES:
             _warn_of_the_same_end(run)
     watch_or_leave(run, detach, as_json)
@@ -267,8 +278,9 @@ def _recorded(run: Run, numbers: list[int], as_json: bool) -> list[Remedy]:
     return chosen
 
 
-def _child(run: Run, chosen: list[Remedy], as_json: bool) -> Run:
+def _child(run: Run, chosen: list[Remedy], queue: bool, as_json: bool) -> Run:
     """The run that goes on from `run` with these ways out, started."""
+    from engine.queue.line import QueueError
     from engine.runs.launch import NotResumable, continue_run
     from engine.runs.lineage import changes_in_words
     from engine.slurm.commands import SlurmError
@@ -278,8 +290,8 @@ def _child(run: Run, chosen: list[Remedy], as_json: bool) -> Run:
     fresh = not all(remedy.continues for remedy in chosen)
     with wrong_input_explained(as_json):
         try:
-            child = continue_run(run, changes, [remedy.id for remedy in chosen], fresh=fresh)
-        except (NotResumable, RunBusy, SlurmError) as error:
+            child = continue_run(run, changes, [remedy.id for remedy in chosen], fresh=fresh, queue=queue)
+        except (NotResumable, RunBusy, SlurmError, QueueError) as error:
             fail(str(error), 1, as_json)
         except OSError as error:
             fail(f"The run's folder cannot be written: {error.strerror} ({error.filename}).", 1, as_json)

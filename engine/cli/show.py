@@ -12,13 +12,16 @@ import typer
 
 from engine.cli.machines import words_of_machines
 from engine.cli.output import console, printable
-from engine.runs.store import ENDED, Run
+from engine.runs.store import ENDED, Run, RunStatus
 
 if TYPE_CHECKING:
     from engine.memory.ways_out.remedies import Remedy
 
 OOM_CAUSES = ("oom", "host-oom")
-TOLD_APART = ("machines", "meeting", "oom", "remedies", "remedies_event", "parent", "labels", "message")
+TOLD_APART = (
+    "oom", "remedies", "remedies_event", "parent", "labels", "message", "processes", "rank_peak_bytes", "ranks",
+    "machines", "meeting",
+)  # fmt: skip
 """Facts that `show` tells in words of their own."""
 
 
@@ -49,6 +52,7 @@ def facts_of(run: Run) -> dict[str, Any]:
         "plan": newest.get("plan"),
         "last_step": newest.get("step"),
         "last_eval": newest.get("eval"),
+        "ranks": _ranks_of(run, status) if status.processes > 1 else None,
         "memory": facts(run),
         "error": newest.get("error") if status.state == "failed" else None,
         "oom": None if oom is None else {key: value for key, value in oom.items() if key != "type"},
@@ -63,6 +67,29 @@ def facts_of(run: Run) -> dict[str, Any]:
     }
 
 
+def _ranks_of(run: Run, status: RunStatus) -> list[dict[str, Any]]:
+    """Of several processes the peak of each, and while the run goes on what each holds."""
+    from engine.runs.fields import objects
+    from engine.runs.last_events import last_events
+
+    sample = last_events(run.hardware_path, ["hardware"]).get("hardware", {}) if status.state not in ENDED else {}
+    now = {each.get("rank"): each for each in objects(sample.get("ranks"))}
+    peaks = [*status.rank_peak_bytes, *[None] * status.processes][: status.processes]
+    held = ("pid", "rss_bytes", "gpu_bytes")
+    return [
+        {"rank": rank, "peak_bytes": peak_bytes} | {name: now[rank].get(name) for name in held if rank in now}
+        for rank, peak_bytes in enumerate(peaks)
+    ]
+
+
+def _words_of_ranks(ranks: Sequence[dict[str, Any]]) -> str:
+    """`2 processes: rank 0 peak 7.9 GiB, rank 1 peak 8.1 GiB`."""
+    from engine.units import amount
+
+    peaks = [f"rank {each['rank']} peak {amount(each['peak_bytes'])}" for each in ranks if each["peak_bytes"]]
+    return f"{len(ranks)} processes{': ' if peaks else ''}{', '.join(peaks)}"
+
+
 def tell(run: Run, facts: dict[str, Any]) -> None:
     """Print the facts for a person: what there is line by line, then what happened and what would help."""
     from engine.memory.ways_out.recorded import first_to_set
@@ -72,6 +99,8 @@ def tell(run: Run, facts: dict[str, Any]) -> None:
         if key not in TOLD_APART and value not in (None, [], ""):
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
             typer.echo(f"{key:<15} {printable(text)}")
+    if facts["ranks"]:
+        typer.echo(f"{'ranks':<15} {_words_of_ranks(facts['ranks'])}")
     for words in words_of_machines(facts["machines"], facts["state"] in ENDED):
         typer.echo(words)
     for words in _words_of_labels(facts["labels"] or {}):

@@ -19,6 +19,8 @@ LIBRARIES = {
 }
 """`raised_by` of the event, as a sentence names it."""
 PASSES = {"forward": "the forward pass", "backward": "the backward pass", "optimizer": "the optimizer's update"}
+HOST_ALLOCATORS = ("cpu-allocator", "onednn", "python")
+"""Of `raised_by`, those that a process meets in the host's memory."""
 OTHERS_NAMED = 3
 WORTH_NAMING_BYTES = 2**20
 
@@ -31,11 +33,21 @@ def what_happened(oom: Event, limit_bytes: int | None = None) -> list[str]:
     return [where(oom), *filter(None, [who_held_it(oom, limit_bytes)])]
 
 
+def whose(oom: Event) -> str:
+    """`rank 1 (GPU 1)`: of several processes the one whose memory it was; empty for a single one."""
+    rank, device = whole(oom.get("rank")), text(oom, "device")
+    if rank is None:
+        return ""
+    return f"rank {rank} (GPU {device.removeprefix('cuda:')})" if device.startswith("cuda:") else f"rank {rank}"
+
+
 def where(oom: Event) -> str:
-    """Phase, step, and the batch with its longest row."""
+    """Rank, phase, step, and the batch with its longest row."""
     phase, step, batch = text(oom, "phase"), whole(oom.get("step")), _batch(oom)
-    by_kernel = text(oom, "raised_by") == "kernel"
-    start = "Linux ended the run, as the machine had no memory left," if by_kernel else "Out of memory"
+    by_kernel, rank = text(oom, "raised_by") == "kernel", whose(oom)
+    start = f"Out of memory on {rank}" if rank else "Out of memory"
+    if by_kernel:
+        start = f"Linux ended {rank or 'the run'}, as the machine had no memory left,"
     on_batch = f", on a batch of {batch}" if batch else ""
     if phase == "load":
         return f"{start} while the model was loaded."
@@ -117,7 +129,7 @@ def limit_decided(oom: Event, limit_bytes: int | None) -> bool:
     if limit_bytes is None or whole(oom.get("capacity_bytes")) != limit_bytes:
         return False
     held, wanted = whole(oom.get("held_bytes")) or 0, whole(oom.get("requested_bytes")) or 0
-    return held + wanted >= limit_bytes or text(oom, "raised_by") in ("cpu-allocator", "onednn", "python")
+    return held + wanted >= limit_bytes or text(oom, "raised_by") in HOST_ALLOCATORS
 
 
 def part_of(part_bytes: float, whole_bytes: float) -> str:
@@ -145,11 +157,12 @@ def _held(oom: Event, limit_bytes: int | None) -> str:
     held, capacity = whole(oom.get("held_bytes")), whole(oom.get("capacity_bytes"))
     if not held:
         return ""
+    who = "this run" if oom.get("rank") is None or text(oom, "raised_by") == "kernel" else "this rank"
     if not capacity:
-        return f"this run held {amount(held)}"
+        return f"{who} held {amount(held)}"
     if capacity == limit_bytes:
-        return f"this run held {amount(held)}, and its memory_limit is {amount(capacity)}"
-    return f"this run held {part_of(held, capacity)}"
+        return f"{who} held {amount(held)}, and its memory_limit is {amount(capacity)}"
+    return f"{who} held {part_of(held, capacity)}"
 
 
 def _others(oom: Event) -> str:
@@ -161,7 +174,9 @@ def _others(oom: Event) -> str:
         used = whole(others[0].get("used_bytes"))
         return f"another process ({_process(others[0])}){f' {amount(used)}' if used else size}"
     if not others:
-        return f"other processes{size}" if size else ""
+        # The host's memory is that of all ranks, a card one rank's alone.
+        are_ranks = oom.get("rank") is not None and text(oom, "raised_by") in HOST_ALLOCATORS
+        return f"other processes{' and ranks' if are_ranks else ''}{size}" if size else ""
     named = []
     for other in others[:OTHERS_NAMED]:
         used = whole(other.get("used_bytes"))

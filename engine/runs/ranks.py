@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 import time
@@ -18,6 +19,7 @@ from engine.runs.store import Cause, Run
 
 RECORD_BYTES = 16 * 1024
 BEAT = struct.Struct("<qq")
+RANK_LOG = re.compile(r"trainer-([1-9]\d{0,3})\.log")
 WELL = (0, 130)
 """Exit codes of a process that did what was asked: finished, stopped."""
 
@@ -47,6 +49,16 @@ def ranks_folder(run: Run) -> Path:
 def rank_log_path(run: Run, rank: int) -> Path:
     """Raw output of a process; of rank 0 it is the trainer's."""
     return run.log_path if rank == 0 else run.folder / f"trainer-{rank}.log"
+
+
+def logged_ranks(run: Run) -> list[int]:
+    """The processes of which there is a log here, rank 0 first. Touches the disk; raises nothing."""
+    try:
+        named = [RANK_LOG.fullmatch(entry.name) for entry in os.scandir(run.folder)]
+    except OSError:
+        return [0]
+    others = sorted(int(found[1]) for found in named if found is not None)
+    return [0, *others] if run.log_path.exists() or not others else others
 
 
 def clear(run: Run) -> None:

@@ -10,7 +10,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -41,6 +41,10 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL
 HEARTBEAT_OLD_S = 60.0
 """A supervisor writes it every second. Clocks of two hosts differ, and a shared folder shows changes late."""
 
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+RESERVE_BYTES = 64 * 1024
+"""Set aside in a run's folder, so that its end can be written even when the disk is full."""
+LOST_IN_THE_QUEUE = "It waited in the queue when the machine was restarted, or its supervisor was killed."
 PARTS = "machines"
 """Folder of a shared run with a small run folder for each machine but machine 0, named by its number."""
 
@@ -68,6 +72,8 @@ class RunStatus:
     data: str = ""
     targets: str = ""
     """What is adapted, in short: `q, k, v, o` or `all-linear`."""
+    processes: int = 1
+    """How many train it together."""
     parent: str | None = None
     """Id of the run that this one continues."""
     continued_by: str | None = None
@@ -87,7 +93,9 @@ class RunStatus:
     predicted_bytes: int | None = None
     """What the run was predicted to hold, where it was."""
     peak_bytes: int | None = None
-    """Most memory that the run was seen to hold: on its GPU, or resident on the CPU."""
+    """Most memory that one of its processes was seen to hold: on its GPU, or resident on the CPU."""
+    rank_peak_bytes: Sequence[int | None] = ()
+    """The same of each of several processes, rank 0 first."""
     created: float = 0.0
     started: float = 0.0
     """When the newest supervisor took over: a resumed run starts again."""
@@ -98,11 +106,19 @@ class RunStatus:
     trainer_pid: int | None = None
     exit_code: int | None = None
     """The trainer's exit code; a negative one is the signal that ended it."""
+    place: int | None = None
+    """Place in the queue of its machine, from 1; None where it does not wait there. Slurm's queue is another."""
     machines: list[dict[str, Any]] = field(default_factory=list)
     """Of a run on several, what is known of the others: `machine_rank`, `address`, `host`, `run` (its id there),
     `state`, `step`, and `seen`, when it was last in contact."""
     meeting: str | None = None
     """Made by machine 0 when they first met: runs on other machines with the same one are parts of this run."""
+
+    @property
+    def waits_here(self) -> bool:
+        """Whether it waits in a machine's own queue: its supervisor lives and holds the lock, as of a run that goes
+        on."""
+        return self.state == "queued" and self.place is not None
 
 
 @dataclass(frozen=True)
@@ -150,6 +166,11 @@ class Run:
     @property
     def supervisor_log_path(self) -> Path:
         return self.folder / "supervisor.log"
+
+    @property
+    def reserve_path(self) -> Path:
+        """`RESERVE_BYTES` that are set aside while it goes on."""
+        return self.folder / ".reserve"
 
     @property
     def labels_path(self) -> Path:
@@ -226,12 +247,14 @@ class Run:
         need not show that host's locks here.
         """
         written = self.written_status()
-        if written.state in ENDED or written.state == "queued" or self.is_alive():
+        if written.state in ENDED or self.is_alive() or (written.state == "queued" and not written.waits_here):
             return written
         # It may have ended between the two looks.
         written = self.written_status()
         if written.state in ENDED or (written.host != os.uname().nodename and _beats(written)):
             return written
+        if written.waits_here:
+            return replace(written, state="lost", place=None, message=LOST_IN_THE_QUEUE)
         return replace(written, state="lost")
 
     def write_status(self, status: RunStatus) -> None:

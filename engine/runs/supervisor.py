@@ -9,7 +9,6 @@ lock itself. Where memory ran out it puts the ways out on record, and with
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from engine.machines.together import Ending, NotMet, Together
 from engine.memory.outcomes.comparison import size
 from engine.memory.ways_out.after_oom import OOM_CAUSES, NoWayOut
 from engine.memory.ways_out.failing import is_of_the_host
+from engine.queue.waiting import wait_for_turn
 from engine.runs import control
 from engine.runs.events import Event, EventTail, EventWriter
 from engine.runs.kernel_oom import KernelWatch
@@ -35,13 +35,11 @@ from engine.runs.lineage import changes_in_words
 from engine.runs.rank_watch import ProcessEnd, RankWatch
 from engine.runs.retry import MOST_ATTEMPTS, attempts_so_far, chosen_by_itself, record_ways_out
 from engine.runs.silent_oom import last_words, on_gpu, oom_fields
-from engine.runs.store import ENDED, Cause, Run, State
+from engine.runs.store import DISK_IS_FULL, ENDED, RESERVE_BYTES, Cause, Run, State
 from engine.slurm.inside import InsideJob, taken_over
 from engine.spec import RunSpec
 
 PERIOD_S = 1.0
-RESERVE_BYTES = 64 * 1024
-"""Set aside at the start, so that the end can be written even when the disk is full."""
 
 OUTCOMES: dict[int, tuple[State, Cause | None]] = {
     0: ("finished", None),
@@ -55,7 +53,6 @@ OUTCOMES: dict[int, tuple[State, Cause | None]] = {
 """What the trainer's exit codes mean: they reach the supervisor even when no file can be written any more."""
 
 WHO_ENDED = {"bitsandbytes": "bitsandbytes", "python": "a library"}
-DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Supervisor:
@@ -72,13 +69,15 @@ class Supervisor:
         # What an earlier trainer of this run wrote is history: only new events tell this one's state.
         already = run.events_path.stat().st_size if run.events_path.exists() else 0
         self.events = EventTail(run.events_path, offset=already)
-        self.reserve = run.folder / ".reserve"
+        self.reserve = run.reserve_path
         self.trainer: subprocess.Popen[bytes] | None = None
         self.trainer_pids: set[int] = set()
         self.host: dict[str, Any] = {}
         """The host's part of the last hardware sample that saw the trainer."""
         self.gpus: list[dict[str, Any]] = []
         """The GPUs' part of it."""
+        self.rss_of_ranks: dict[int, int | None] = {}
+        """What each of several processes held of the host's memory by then."""
         self.oom: Event | None = None
         """The newest of this trainer's `oom` events."""
         self.told_its_end = False
@@ -94,7 +93,6 @@ class Supervisor:
     def supervise(self) -> State:
         """Start the trainer and stay until it ends. Returns the run's final state."""
         self.reserve.write_bytes(b"\0" * RESERVE_BYTES)
-        control.clear(self.run.control_folder)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on_as_stop)
         if self.job is not None:
@@ -178,27 +176,36 @@ class Supervisor:
         self._has_held(_held_on_gpus(fields["gpus"], pids) or fields["host"]["trainer_rss_bytes"])
 
     def _sample_ranks(self, ranks: RankWatch, fields: dict[str, Any], pids: set[int]) -> None:
-        held: list[int] = []
         of_ranks: list[dict[str, Any]] = []
         for rank, pid in ranks.pids.items():
-            resident_bytes, gpu_bytes = resident_bytes_of(pid), _held_on_gpus(fields["gpus"], process_tree(pid))
-            of_ranks.append({"rank": rank, "pid": pid, "rss_bytes": resident_bytes, "gpu_bytes": gpu_bytes})
-            held += [size for size in (gpu_bytes or resident_bytes,) if size is not None]
+            tree = process_tree(pid)
+            resident_bytes, gpu_bytes = resident_bytes_of(pid), _held_on_gpus(fields["gpus"], tree)
+            sizes = {"rss_bytes": resident_bytes, "gpu_bytes": gpu_bytes}
+            of_ranks.append({"rank": rank, "pid": pid, "pids": sorted(tree), **sizes})
+            self._has_held(gpu_bytes if gpu_bytes is not None or not self.on_cpu else resident_bytes, rank)
         self._write(self.hardware, "hardware", **fields, trainer_pids=sorted(pids), ranks=of_ranks)
         if of_ranks:
             self.host, self.gpus, self.trainer_pids = fields["host"], fields["gpus"], pids
-        self._has_held(max(held, default=None))  # what is predicted is a process's part
+            self.rss_of_ranks = {each["rank"]: each["rss_bytes"] for each in of_ranks}
 
-    def _has_held(self, held_bytes: int | None) -> None:
-        if held_bytes is not None and held_bytes > (self.status.peak_bytes or 0):
-            self.status = replace(self.status, peak_bytes=held_bytes)
+    def _has_held(self, held_bytes: int | None, rank: int | None = None) -> None:
+        """Of several processes what is predicted is one's part, and so is a peak."""
+        if held_bytes is None:
+            return
+        peaks = list(self.status.rank_peak_bytes)
+        if self.ranks is not None:
+            of = self.ranks.ranks[0] if rank is None else rank
+            peaks += [None] * (self.ranks.ranks.stop - len(peaks))
+            peaks[of] = max(peaks[of] or 0, held_bytes)
+        peak_bytes = max(self.status.peak_bytes or 0, held_bytes)
+        self.status = replace(self.status, peak_bytes=peak_bytes, rank_peak_bytes=peaks)
 
     def _take_in(self, events: list[Event]) -> None:
         for event in events:  # a second between two samples is long: the trainer knows its peaks
             if event["type"] == "memory":
                 self._has_held(size(event, "device_bytes"))
             elif event["type"] == "oom" and not is_of_the_host(event, self.on_cpu):
-                self._has_held(size(event, "held_bytes"))
+                self._has_held(size(event, "held_bytes"), event.get("rank"))
         status = self.status
         for event in events:
             if event["type"] == "state" and event["state"] not in ENDED:
@@ -228,6 +235,7 @@ class Supervisor:
         if self.job is not None:
             state, cause, message = self.job.ending(state, cause, message, exit_code, self.status.step)
         self.reserve.unlink(missing_ok=True)
+        rank = end.rank
         if self.together is not None:
             own = Ending(state, cause, message)
             ending = self.together.ending(own, end.is_consequence)
@@ -235,13 +243,14 @@ class Supervisor:
             if ending.oom is not None:
                 self.oom = {"type": "oom", "time": round(time.time(), 3), **ending.oom}
                 self._write(self.log, "oom", **ending.oom)
+            rank = end.rank if ending is own else None
             self.together.leave(ending, is_consequence=ending is not own, step=self.status.step, oom=self._told_oom())
             self.status = self.together.with_others(self.status)
         if cause in OOM_CAUSES:
             record_ways_out(self.run, self.log, self.oom)
             if spec.on_oom == "retry":
                 message = f"{message} {self._go_on(spec, cause)}".strip()
-        self._finish(Ending(state, cause, message), exit_code)
+        self._finish(Ending(state, cause, message), exit_code, rank)
         if self.job is not None and (words := self.job.go_back_to_the_queue()) is not None:
             now = time.time()
             self.status = replace(self.status, state="stopped", message=words, ended=now, heartbeat=now)
@@ -252,8 +261,8 @@ class Supervisor:
         """Fields of the newest `oom` event, for other machines."""
         return None if self.oom is None else {name: self.oom[name] for name in self.oom if name not in ("type", "time")}
 
-    def _finish(self, ending: Ending, exit_code: int | None) -> None:
-        """Put the end on record."""
+    def _finish(self, ending: Ending, exit_code: int | None, rank: int | None = None) -> None:
+        """Put the end on record; `rank` is whose end it was, of several processes."""
         self.reserve.unlink(missing_ok=True)
         state, cause, message = ending.state, ending.cause, ending.message
         now = time.time()
@@ -266,7 +275,8 @@ class Supervisor:
             ended=now if state in ENDED else None,
             heartbeat=now if state in ENDED else 0.0,
         )
-        self._write(self.log, "state", state=state, cause=cause, message=message, exit_code=exit_code)
+        told = {"state": state, "cause": cause, "message": message, "exit_code": exit_code}
+        self._write(self.log, "state", **told, rank=rank)
         self._write_status()
 
     def _ending(self, spec: RunSpec, end: ProcessEnd) -> tuple[State, Cause | None, str]:
@@ -277,6 +287,8 @@ class Supervisor:
         if end.oom is not None:
             self.oom = {"type": "oom", "time": round(time.time(), 3), **end.oom}
             self._write(self.log, "oom", **end.oom)
+            if not is_of_the_host(self.oom, self.on_cpu):
+                self._has_held(size(self.oom, "held_bytes"), end.rank or 0)
         if exit_code == -signal.SIGKILL and self.kernel.has_killed(end.pid):
             message = f"The kernel ended {who}, as the memory of this machine ran out"
             if (limit := self._group_limit_bytes()) is not None:
@@ -321,11 +333,16 @@ class Supervisor:
             message=message,
             requested_bytes=requested_bytes,
         )
+        device, ids = spec.hardware.device, spec.hardware.gpu_ids
+        if rank is not None:
+            device = f"cuda:{ids[rank]}" if rank < len(ids) else device
+            if fields["capacity_bytes"] == spec.hardware.memory_limit_bytes:  # which is each process's own
+                fields["held_bytes"] = self.rss_of_ranks.get(rank)
         gpus = (gpu for gpu in self.gpus if gpu["mig"] is None)
-        gpu = next((gpu for gpu in gpus if spec.hardware.device == f"cuda:{gpu['index']}"), None)
+        gpu = next((gpu for gpu in gpus if device == f"cuda:{gpu['index']}"), None)
         if raised_by == "bitsandbytes" and gpu is not None:
             fields |= on_gpu(gpu, self.trainer_pids)
-        fields["rank"] = rank
+        fields |= {"rank": rank, "device": device}
         self.oom = {"type": "oom", "time": round(time.time(), 3), **fields}
         self._write(self.log, "oom", **fields)
 
@@ -394,6 +411,10 @@ def main() -> None:
     job = InsideJob.of(run)
     # The lock of a job is kept by this frame: closed, it would be free.
     lock = taken_over(run, job) if len(sys.argv) == 2 else None
+    if not run.written_status().waits_here:
+        control.clear(run.control_folder)
+    elif not wait_for_turn(run):
+        return
     supervisor = Supervisor(run, int(sys.argv[2]) if lock is None else lock.fileno(), job)
     try:
         state = supervisor.supervise()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from engine.runs.events import EventWriter
 from engine.runs.store import State
 from engine.worker.best import Best
 from engine.worker.failures import NanLoss
+from engine.worker.ranks import Ranks, Work
 from engine.worker.requests import Requests
 
 NAN_STEPS = 3
@@ -22,14 +24,14 @@ NAN_STEPS = 3
 class Reporter(TrainerCallback):  # type: ignore[misc]
     """Writes `state`, `step`, `eval`, `checkpoint` and `warning` events."""
 
-    def __init__(self, events: EventWriter) -> None:
+    def __init__(self, events: EventWriter, ranks: Ranks | None = None) -> None:
         self.events = events
+        self._ranks = ranks or Ranks()
         self.nan_steps = 0
         self._step_began = self._step_ended = 0.0
         self._seconds = 0.0
         self._steps = 0
         self._tokens_before: int | None = None
-        self._places = 0
 
     def state(self, state: State, **fields: Any) -> None:
         self.events.write("state", state=state, **fields)
@@ -59,6 +61,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         tokens = int(logs["num_tokens"])
         new_tokens = tokens - (self._tokens_before or 0)
         self._tokens_before = tokens
+        work = self._ranks.work_of_all()
+        places = sum(each.places for each in work)
         self.events.write(
             "step",
             step=state.global_step,
@@ -69,16 +73,13 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             mean_token_accuracy=logs.get("mean_token_accuracy"),
             tokens=tokens,
             tokens_per_s=round(new_tokens / self._seconds, 2) if self._seconds else None,
-            padding_share=round(1 - new_tokens / self._places, 4) if self._places else None,
+            padding_share=round(1 - new_tokens / places, 4) if places else None,
             step_time_s=round(self._seconds / self._steps, 4) if self._steps else None,
+            **_of_ranks(work),
             **_cuda_memory(),
         )
-        self._seconds, self._steps, self._places = 0.0, 0, 0
+        self._seconds, self._steps = 0.0, 0
         self._watch_for_nan(state.global_step, logs["loss"])
-
-    def count_places(self, places: int) -> None:
-        """Add a batch's places for tokens, padding included, to those of the step under way."""
-        self._places += places
 
     def start_counting_at(self, tokens: int) -> None:
         """Tokens that earlier trainers of this run have trained on."""
@@ -152,6 +153,15 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.requests.stop_if_asked()
+
+
+def _of_ranks(work: Sequence[Work]) -> dict[str, list[float | None] | list[int]]:
+    """Of several processes the seconds that each computed a step (`own_work`; None where that is not known), and the
+    places for tokens that it had since the last event."""
+    if len(work) == 1:
+        return {}
+    seconds = [round(each.seconds / each.timed_steps, 4) if each.timed_steps else None for each in work]
+    return {"rank_seconds": seconds, "rank_places": [each.places for each in work]}
 
 
 def _cuda_memory() -> dict[str, int | None]:

@@ -71,6 +71,7 @@ def oom_fields(
     return {
         "phase": moment.phase,
         "step": moment.step,
+        "device": device,
         "preflight": moment.preflight,
         "batch_shape": moment.batch_shape,
         "longest_row_tokens": None if trainer is None else trainer.longest_row_tokens(),

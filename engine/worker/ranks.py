@@ -50,6 +50,22 @@ class Place:
         return cls(*(int(environment[name]) for name in names))
 
 
+@dataclass
+class Work:
+    """What a process has computed in some steps."""
+
+    seconds: float = 0.0
+    """Of its own forward and backward passes (`own_work`), in `timed_steps`."""
+    timed_steps: int = 0
+    places: int = 0
+    """For tokens, padding included, in its batches."""
+
+    def add(self, seconds: float, timed_steps: int, places: int) -> None:
+        self.seconds += seconds
+        self.timed_steps += timed_steps
+        self.places += places
+
+
 class Ranks:
     """This process and the others. Without a run it is the only one. Raises OSError where its record cannot be
     written."""
@@ -59,6 +75,9 @@ class Ranks:
         self._files = RankFiles(run, place.rank) if run is not None and place.count > 1 else None
         self._group: ProcessGroup | None = None
         self._has_own_folder = run is None or run.whole is run
+        self.work = Work()
+        """What this process has computed since the others were told; `any_of` tells them."""
+        self._work_of_all = [Work() for _ in range(place.count)]
         if run is not None and place.local_rank > 0:
             log = os.open(rank_log_path(run, place.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             for number in (1, 2):
@@ -121,15 +140,30 @@ class Ranks:
             dist.barrier(self._group)
 
     def any_of(self, flags: Sequence[bool]) -> list[bool]:
-        """For each flag whether any process has set it. To be called by all."""
+        """For each flag whether any process has set it. To be called by all. What each has computed goes along."""
         if self._group is None:
             return list(flags)
         import torch
         import torch.distributed as dist
 
-        counts = torch.tensor(flags, dtype=torch.int64)
-        dist.all_reduce(counts, group=self._group)
-        return [bool(count) for count in counts.tolist()]
+        own, self.work = self.work, Work()
+        numbers = [0] * (len(flags) + 3 * self.place.count)
+        numbers[: len(flags)] = map(int, flags)
+        at = len(flags) + 3 * self.place.rank
+        numbers[at : at + 3] = round(own.seconds * 1e6), own.timed_steps, own.places
+        summed = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(summed, group=self._group)
+        counts, of_all = summed[: len(flags)].tolist(), summed[len(flags) :].reshape(-1, 3).tolist()
+        for work, (microseconds, timed_steps, places) in zip(self._work_of_all, of_all, strict=True):
+            work.add(microseconds / 1e6, timed_steps, places)
+        return [bool(count) for count in counts]
+
+    def work_of_all(self) -> list[Work]:
+        """What each process has computed since the last call, as far as `any_of` has told."""
+        if not self.are_several:
+            self._work_of_all, self.work = [self.work], Work()
+        taken, self._work_of_all = self._work_of_all, [Work() for _ in range(self.place.count)]
+        return taken
 
     def gathered(self, value: Any) -> list[Any]:
         """The plain data and tensors of all processes, in their order. To be called by all."""

@@ -83,7 +83,7 @@ class Training:
         self.run = run
         self.events = events
         self.ranks = ranks or Ranks()
-        self.reporter = Reporter(events)
+        self.reporter = Reporter(events, self.ranks)
         self.requests = Requests(run, events, self.ranks)
         self.spec: RunSpec | None = None
         self.trainer: DeckTrainer | None = None
@@ -237,6 +237,7 @@ class Training:
             spec.training.max_steps if capped else -int(-spec.training.num_train_epochs * steps_per_epoch // 1)
         )
         trainable, total = trainer.model.get_nb_trainable_parameters()
+        notes = [f"{self.ranks.place.count} processes: {batch_in_words(spec)}"] if self.ranks.are_several else []
         precision = "bf16" if spec.training.bf16 else "fp16" if spec.training.fp16 else "fp32"
         self.events.write(
             "plan",
@@ -249,7 +250,8 @@ class Training:
             train_rows=len(trainer.train_dataset),
             device=spec.hardware.device,
             processes=self.ranks.place.count,
-            notes=[f"optim: {spec.training.optim}", f"precision: {precision}"],
+            gpu_ids=spec.hardware.gpu_ids,
+            notes=[*notes, f"optim: {spec.training.optim}", f"precision: {precision}"],
         )
 
     def finish(self, measured: Measured, answering: Answering) -> None:
@@ -338,6 +340,12 @@ def _as_far_as_it_goes() -> Iterator[None]:
     except Exception:
         with suppress(Exception):
             traceback.print_exc()
+
+
+def batch_in_words(spec: RunSpec) -> str:
+    """`batch 2 x 4 x 2 = 16`: rows, passes and processes, and what a step learns from."""
+    rows, passes = spec.training.per_device_train_batch_size, spec.training.gradient_accumulation_steps
+    return f"batch {rows} x {passes} x {spec.hardware.num_processes} = {spec.effective_batch_size}"
 
 
 def sft_config(spec: RunSpec, output_folder: Path) -> SFTConfig:

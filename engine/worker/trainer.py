@@ -27,6 +27,7 @@ from engine.worker.checkpoint import (
 )
 from engine.worker.data.sequences import Sequences
 from engine.worker.moment import Moment, Phase
+from engine.worker.own_work import OwnWork
 from engine.worker.ranks import Ranks
 from engine.worker.sampling import LengthGroupsByEpoch
 from engine.worker.shares import shared_exactly
@@ -61,6 +62,9 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         self.largest_batch = [0, 0]
         """Rows and tokens of the largest batch that was trained on."""
         self._has_evaluated = self._owes_evaluation = False
+        self._own_work: OwnWork | None = None
+        if self.ranks.are_several and not self.is_fsdp_enabled:  # whose layers wait for the others' shards
+            self._own_work = OwnWork(self.model, counts=lambda: self.model.training and not self.in_preflight)
         self._batch_mask: torch.Tensor | None = None
         self._batch_positions: torch.Tensor | None = None
         self._whole_step: tuple[dict[str, Any], int] | None = None
@@ -102,7 +106,7 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         if self.model.training:
             self.phase = "forward"
             if not self.in_preflight:
-                self.reporter.count_places(math.prod(self.batch_shape))
+                self.ranks.work.places += math.prod(self.batch_shape)
                 # At an epoch's end accelerate leaves out of its counts what it takes for rows that came again: there
                 # are none (`shares`), and batches of the whole last step would be left out.
                 if (loader := self.accelerator.gradient_state.active_dataloader) is not None:
@@ -111,6 +115,8 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         if self.model.training:
             self.phase = "backward"
+            if self._own_work is not None:
+                self._own_work.begin_backward()
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -118,6 +124,9 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         self.ranks.beat(self.state.global_step)
         # After the last pass of a step comes the optimizer, after the others the next forward.
         self.phase = "optimizer" if self.accelerator.sync_gradients else "forward"
+        if self._own_work is not None and self.accelerator.sync_gradients:
+            self._own_work.end_step()
+            self.ranks.work.add(*self._own_work.taken(), places=0)
         return loss
 
     def step_ended(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from engine.checks import InvalidSpec, impossible_combinations, typed_spec
 from engine.hardware import Gpu
-from engine.prepare import _for_device
+from engine.prepare import on_gpus
 from engine.runs.accelerating import accelerated, environment_of_several
 from engine.runs.store import create_run
 from engine.spec import RunSpec
@@ -20,7 +20,7 @@ UNRESOLVED = {"bf16": None, "fp16": None, "optim": "auto"}
 
 
 def chosen(make: MakeSpec, gpus: list[Gpu] = FOUR, **hardware: Any) -> RunSpec:
-    return _for_device(make(training=UNRESOLVED, hardware=hardware), gpus)
+    return on_gpus(make(training=UNRESOLVED, hardware=hardware), gpus)
 
 
 def test_the_first_gpus_are_taken_or_those_that_are_named(tiny_spec: MakeSpec) -> None:

@@ -92,4 +92,4 @@ def fail_of_memory(folder: RunFolder, spec: RunSpec, checkpoint: int | None = 30
         saved.mkdir(parents=True)
         (saved / "trainer_state.json").write_text("{}")
         folder.trainer.write("checkpoint", time=BEGAN + 60, step=checkpoint, path=str(saved))
-    folder.trainer.write("oom", time=BEGAN + 70, **event)
+    (folder.supervisor if event.get("rank") else folder.trainer).write("oom", time=BEGAN + 70, **event)

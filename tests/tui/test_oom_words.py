@@ -57,6 +57,26 @@ def test_each_phase_has_its_own_words(changes: dict[str, Any], said: str) -> Non
     assert where(oom(**changes)) == said
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"device": "cuda:3"}, "Out of memory on rank 1 (GPU 3) in the backward pass at step 37, on a batch of"),
+        ({"device": "cpu"}, "Out of memory on rank 1 in the backward pass at step 37, on a batch of"),
+        ({}, "Out of memory on rank 1 in the backward pass at step 37, on a batch of"),
+        ({"raised_by": "kernel", "device": "cpu"}, "Linux ended rank 1, as the machine had no memory left, at step"),
+    ],
+)
+def test_of_several_processes_the_rank_and_its_gpu_are_named(changes: dict[str, Any], said: str) -> None:
+    assert where(oom(rank=1, **changes)).startswith(said)
+
+
+def test_a_ranks_memory_is_called_its_own_and_on_the_host_other_ranks_are_among_the_others() -> None:
+    assert "this rank held 10.9 of 11.6 GiB, another process" in who_held_it(oom(rank=0, device="cuda:0"))
+    on_host = oom(rank=1, device="cpu", raised_by="cpu-allocator", others=[])
+    assert "this rank held 10.9 of 11.6 GiB, other processes and ranks 614 MiB." in who_held_it(on_host)
+    assert "This run held" in who_held_it(oom(rank=1, raised_by="kernel", requested_bytes=None)), "all of it together"
+
+
 NOBODY = {"others": [], "other_processes_bytes": None}
 
 

@@ -174,3 +174,11 @@ def test_the_best_step_is_told_where_a_run_looks_for_one() -> None:
     by_accuracy = told(best_step=40, best_metric="eval_mean_token_accuracy", best_value=0.712)
     assert "best token accuracy 71.2 % at step 40" in by_accuracy
     assert "best" not in told()
+
+
+def test_the_detail_of_a_run_counts_its_processes_and_says_whose_peak_it_is() -> None:
+    several = row("a", targets="q, v", processes=4, peak_bytes=8 * GIB, predicted_bytes=9 * GIB)
+    words = str(detail(several, (), None, UNICODE, NOW, 4))
+    assert "q, v · 4 processes" in words
+    assert "peak 8.0 GiB, 9.0 GiB predicted a rank" in words
+    assert "process" not in str(detail(row("b", peak_bytes=8 * GIB), (), None, UNICODE, NOW, 4))

@@ -31,7 +31,7 @@ OPTIONAL_TEXTS = ("cause", "parent", "continued_by", "best_metric")
 TIMES = ("created", "started", "heartbeat")
 OPTIONAL_NUMBERS = (
     "total_steps", "epoch", "loss", "eval_loss", "best_step", "best_value", "tokens", "predicted_bytes", "peak_bytes",
-    "ended", "exit_code",
+    "ended", "exit_code", "place",
 )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def _has_lost_or_found_its_lock(row: RunRow) -> bool:
     if _is_final(row.status):
         return False
     keep_watched(row.run, row.status)
-    if row.status.state == "queued":  # it has no lock: its watcher writes what becomes of it
+    if row.status.state == "queued" and not row.status.waits_here:  # Slurm's: its watcher writes what becomes of it
         return False
     try:
         return row.run.is_alive() == (row.status.state == "lost")
@@ -211,7 +211,7 @@ def sound(status: RunStatus) -> RunStatus:
     wrong = [
         *(name for name in TEXTS if not isinstance(values[name], str)),
         *(name for name in OPTIONAL_TEXTS if not isinstance(values[name], (str, type(None)))),
-        *(name for name in ("step", *TIMES) if not _is_number(values[name])),
+        *(name for name in ("step", "processes", *TIMES) if not _is_number(values[name])),
         *(name for name in OPTIONAL_NUMBERS if values[name] is not None and not _is_number(values[name])),
     ]
     return replace(status, **{name: DEFAULTS[name] for name in wrong}) if wrong else status

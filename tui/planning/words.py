@@ -90,8 +90,13 @@ def no_memory(why_not: str, card: Card | None) -> Content:
     return Content.styled(f"{BAR_LABEL}{why_not}{'   ' + free if free else ''}", "$secondary")
 
 
-def memory(footprint: Footprint, tier: str, card: Card | None, glyphs: Glyphs, width: int) -> Content:
-    """Two lines: the stacked bar against what is free with the verdict, and what its segments are."""
+def memory(
+    footprint: Footprint, tier: str, card: Card | None, glyphs: Glyphs, width: int, processes: int = 1
+) -> Content:
+    """Two lines: the stacked bar against what is free with the verdict, and what its segments are.
+
+    `processes` train together; the footprint is that of one.
+    """
     free_bytes = card.free_bytes if card is not None else None
     if card is None or free_bytes is None:
         said = f" {amount(footprint.device_bytes)}, {'free memory unknown' if card else 'reading what is free'}"
@@ -105,7 +110,7 @@ def memory(footprint: Footprint, tier: str, card: Card | None, glyphs: Glyphs, w
     cells = max(4, width - len(BAR_LABEL) - len(end) - 2)
     bar = _bar(footprint, scale_bytes, free_bytes, glyphs, cells)
     first = Content.assemble((BAR_LABEL, "$secondary"), (left, "$secondary"), bar, (right, "$secondary"), end)
-    return Content("\n").join([first, _legend(footprint, tier, card, glyphs, width)])
+    return Content("\n").join([first, _legend(footprint, tier, card, glyphs, width, processes)])
 
 
 def room_word(card: Card) -> str:
@@ -135,11 +140,12 @@ def _process(other: OtherProcess) -> str:
     return f"{other.name} ({who}){held}" if other.name else f"{who}{held}"
 
 
-def details(footprint: Footprint, tier: str, why_not: str) -> list[str]:
+def details(footprint: Footprint, tier: str, why_not: str, processes: int = 1) -> list[str]:
     """All that is known of a prediction, a line each."""
     batch = footprint.batch
     rows = f" for {batch['rows']:,} rows of {batch['tokens']:,} tokens" if {"rows", "tokens"} <= set(batch) else ""
-    lines = [f"{amount(footprint.device_bytes)} predicted, {tier}{rows}"]
+    each = f" for each of {processes} processes" if processes > 1 else ""
+    lines = [f"{amount(footprint.device_bytes)} predicted{each}, {tier}{rows}"]
     lines += [f"{amount(size):>9} {category}" for category, size in footprint.categories.items() if size]
     if footprint.least_bytes is not None:
         lines.append(f"{amount(footprint.least_bytes)} is the least that works")
@@ -172,8 +178,8 @@ def segments(sizes: Mapping[Category, int], glyphs: Glyphs, short: bool = False,
     return found
 
 
-def _legend(footprint: Footprint, tier: str, card: Card | None, glyphs: Glyphs, width: int) -> Content:
-    said = f"predicted, {tier}"
+def _legend(footprint: Footprint, tier: str, card: Card | None, glyphs: Glyphs, width: int, processes: int) -> Content:
+    said = f"predicted, {tier}" if processes == 1 else f"predicted a rank, {tier}"
     indent = " " * (len(BAR_LABEL) if width >= WIDE else 0)
     room = width - len(indent) - len(said) - 2
     on_cpu = card is not None and card.on_cpu

@@ -13,7 +13,7 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.screen import ModalScreen, Screen
+from textual.screen import ModalScreen
 from textual.timer import Timer
 
 from engine.runs.asking import ask
@@ -23,18 +23,17 @@ from engine.slurm.commands import SlurmError
 from tui.glyphs import Glyphs
 from tui.screens import monitor_keys
 from tui.screens.confirm import ConfirmScreen
+from tui.screens.monitor_log import MonitorLog
 from tui.watching import chart_data, event_words, wording
 from tui.watching.ancestors import neighbour
-from tui.watching.feed import News, RunReader
+from tui.watching.feed import News
 from tui.watching.health_words import health_word
-from tui.watching.log_words import about_log
 from tui.watching.next_step import NextStep, next_step
 from tui.watching.notice_words import notice
 from tui.watching.state import RunState
 from tui.widgets.chart_panel import TWO_FROM, ChartPanel
 from tui.widgets.key_line import KeyLine
 from tui.widgets.line import Line
-from tui.widgets.log_pane import MOST_LINES, LogPane
 from tui.widgets.progress import ProgressLine
 from tui.widgets.prompt import Prompt
 from tui.widgets.tab_line import TabLine
@@ -58,7 +57,7 @@ LARGEST_CLIPBOARD = 64 * 1024
 """Characters that are sent to the terminal's clipboard; xterm and tmux take hardly more."""
 
 
-class MonitorScreen(Screen[None]):
+class MonitorScreen(MonitorLog):
     """Watches one run. It reads the run's folder, and asks the trainer for things by leaving files there."""
 
     AUTO_FOCUS = ""
@@ -69,23 +68,16 @@ class MonitorScreen(Screen[None]):
         """The run on the screen has ended."""
 
     def __init__(self, run: Run, glyphs: Glyphs, now: Callable[[], float]) -> None:
-        super().__init__()
-        self.watched = run
-        """The run on the screen."""
-        self.glyphs = glyphs
+        super().__init__(run, glyphs)
         self.now = now
-        self.state = RunState()
         self.status = RunStatus()
         self.requests: list[Request] = []
         """What the trainer was asked for and has not taken yet."""
-        self._reader = RunReader(run)
         self.share_read: float | None = None
         """How much of the history is in the state; None before any of it, 1.0 when the run is followed."""
         self._drawn_at = 0.0
         self._is_stale = True
         """Whether there is news that is not drawn yet."""
-        self._log_lines: list[str] = []
-        """Lines of the log that are not on the screen yet."""
         self._was_continued: bool | None = None
         """Whether another run continued this one already when the screen was opened."""
         self._ways_out_shown = False
@@ -98,9 +90,6 @@ class MonitorScreen(Screen[None]):
         self._measurements = Line(id="measurements")
         self._events = Line(id="events")
         self._sample = Words(id="sample")
-        self._about_log = Line(id="about-log")
-        self._log = LogPane(id="log")
-        self._prompt = Prompt(id="prompt")
         self._flash = Words(id="flash")
         self._flash_timer: Timer | None = None
         self._footer = KeyLine()
@@ -167,7 +156,7 @@ class MonitorScreen(Screen[None]):
         if news.events or (news.status, news.requests) != (self.status, self.requests):
             self._is_stale = True
         self.status, self.requests = news.status, news.requests
-        self._log_lines = [*self._log_lines, *news.log_lines][-MOST_LINES:]
+        self._take_in_log(news)
         still_s = time.monotonic() - self._drawn_at
         is_due = self._is_stale or (still_s > LONGEST_STANDSTILL_S and not self.state.ended)
         if self._is_seen and self._charts.is_attached:  # when the app ends, what is on a screen goes before it
@@ -189,10 +178,6 @@ class MonitorScreen(Screen[None]):
         if self.share_read is not None:
             self._write_log()
             self.draw()
-
-    def _write_log(self) -> None:
-        self._log.write([self.glyphs.plain_log_line(line) for line in self._log_lines])
-        self._log_lines = []
 
     def _go_on_by_itself(self) -> None:
         """Move over to a run that took over just now, and show the ways out of memory once."""
@@ -340,7 +325,7 @@ class MonitorScreen(Screen[None]):
             self.flash(f"There is nothing to {wanted}: the run is {self.state.state}.")
             return True
         if self.state.state == "queued" and wanted != "stop":
-            self.flash(f"There is nothing to {wanted} yet: the run waits in Slurm's queue.")
+            self.flash(f"There is nothing to {wanted} yet: the run is queued.")
             return True
         return False
 
@@ -362,6 +347,8 @@ class MonitorScreen(Screen[None]):
         """Keys that would do nothing now are in no list of keys."""
         if action == "next_step":
             return next_step(self.state) is not None
+        if action in ("chart", "window"):
+            return not self.has_class("-log")
         if action == "parent":
             return self._reader.facts.parent is not None
         return True
@@ -402,29 +389,6 @@ class MonitorScreen(Screen[None]):
         else:
             self.deck.action_show("runs")
 
-    def action_log(self) -> None:
-        is_open = self.toggle_class("-log").has_class("-log")
-        self._log.can_focus = is_open
-        if not is_open:
-            self._log.search("")
-        self.set_focus(self._log if is_open else None)
-        self.call_after_refresh(self._log.scroll_end, animate=False)
-        self._say_about_log()
-
-    @on(LogPane.Moved)
-    def _say_about_log(self) -> None:
-        if self.has_class("-log"):
-            self._about_log.say(about_log(self._log, self._reader.log.skipped_bytes, self.glyphs))
-
-    @on(LogPane.SearchAsked)
-    def _ask_what_to_find(self) -> None:
-        self._prompt.ask("search", "/", "enter goes there, esc ends the search", self._log.term)
-
-    @on(Prompt.Typed)
-    def _search(self, message: Prompt.Typed) -> None:
-        if message.what == "search":
-            self._log.search(self.glyphs.plain(message.text))
-
     def action_note(self) -> None:
         self._prompt.ask("note", "note", "enter keeps it with the run, esc gives up")
 
@@ -461,12 +425,6 @@ class MonitorScreen(Screen[None]):
         from tui.screens.chat import ChatScreen
 
         self.app.push_screen(ChatScreen(self.watched, self.glyphs))
-
-    def action_editor(self) -> None:
-        from tui.watching.log_editor import open_in_editor
-
-        if problem := open_in_editor(self.app, self.watched.log_path):
-            self.flash(problem)
 
     async def action_copy(self) -> None:
         view = self._charts.chart_in_hand()

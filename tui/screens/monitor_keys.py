@@ -35,7 +35,7 @@ IN_HELP: list[BindingType] = [
     _key("v", "cursor", "cursor", "cursor", "A cursor that reads out values: on the chart, the other one, away."),
     _key("a", "samples", "samples", "samples", "All answers to held-out prompts."),
     _key("t", "try", "try", "try", "Ask its model: base and adapter side by side."),
-    _key("e", "editor", "log in editor", "editor", "trainer.log in your $EDITOR."),
+    _key("e", "editor", "log in editor", "editor", "The log that is shown, in your $EDITOR."),
     _key("x", "copy", "copy", "copy", "The chart's values in sight as CSV: to the clipboard and a file."),
     _key("X", "copy_command", "copy command", "copy_command", "The run's command: to the clipboard and a file."),
     _key("u", "parent", "parent", "parent", "The run that this one continues."),

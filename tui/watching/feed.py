@@ -11,6 +11,7 @@ from pathlib import Path
 from engine.runs import control
 from engine.runs.control import Request
 from engine.runs.events import READ_CHUNK_BYTES, Event, EventTail
+from engine.runs.ranks import rank_log_path
 from engine.runs.store import Run, RunStatus
 from tui.listing.facts import RunFacts, read_facts
 from tui.watching.ancestors import ancestors
@@ -33,6 +34,8 @@ class News:
 
     events: list[Event]
     log_lines: list[str]
+    log_path: Path
+    """Where these lines are from."""
     status: RunStatus
     requests: list[Request]
     """Requests that the trainer has not taken yet."""
@@ -47,6 +50,8 @@ class RunReader:
         self.run = run
         self.facts = RunFacts()
         """What run.yaml says; known after `open`."""
+        self.log_rank = 0
+        """Of several processes the one whose log is followed."""
         self.log = LogTail(run.log_path)
         self._tails = _tails(run)
         self._files: list[Path] = []
@@ -67,6 +72,10 @@ class RunReader:
         self._history = chain.from_iterable(parts)
         self._files = [tail.path for tail in (*self._ancestors_tails, *self._tails)]
         self._history_bytes = sum(map(size_bytes, self._files))
+
+    def follow_log(self, rank: int) -> None:
+        """Follow the log of this one of several processes from now on."""
+        self.log_rank, self.log = rank, LogTail(rank_log_path(self.run, rank))
 
     @property
     def is_long(self) -> bool:
@@ -105,9 +114,11 @@ class RunReader:
         """What is new, but no more than one chunk of a file."""
         before = self._taken_bytes
         events = list(chain.from_iterable(merged([iter([tail.read(POLL_BYTES)]) for tail in self._tails])))
+        log = self.log  # another one may be followed the next moment
         return News(
             events=events,
-            log_lines=self.log.read(),
+            log_lines=log.read(),
+            log_path=log.path,
             status=self.run.read_status(),
             requests=control.pending(self.run.control_folder),
             more=self._taken_bytes - before >= POLL_BYTES,

@@ -18,6 +18,7 @@ WORDS: Mapping[Code, str] = {
     "gradients": "gradients explode",
     "silent": "no step comes",
     "slow": "slower than it was",
+    "slow-rank": "one rank is slow",
     "throttled": "GPU throttled",
     "idle": "GPU idle",
     "disk": "disk nearly full",

@@ -6,12 +6,14 @@ from textual.content import Content
 
 from engine.units import amount
 from tui.glyphs import Glyphs
+from tui.watching.log_tail import LogTail
 from tui.widgets.log_pane import LogPane
 
 
-def about_log(log: LogPane, skipped_bytes: int, glyphs: Glyphs) -> Content:
-    """`trainer.log   the last 5,000 lines   "error": 3 of 17 lines`."""
-    parts = [Content.styled("trainer.log", "bold")]
+def about_log(log: LogPane, tail: LogTail, rank: int, glyphs: Glyphs) -> Content:
+    """`trainer-1.log (rank 1)   the last 5,000 lines   "error": 3 of 17 lines`; the rank where there are several."""
+    skipped_bytes = tail.skipped_bytes
+    parts = [Content.styled(f"{tail.path.name} (rank {rank})" if log.of_several else tail.path.name, "bold")]
     if log.dropped or skipped_bytes:
         before = f", {amount(skipped_bytes)} before them left out" if skipped_bytes else ""
         parts.append(Content.styled(f"the last {len(log.lines):,} lines{before}: e opens all of it", "$secondary"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
@@ -39,11 +40,18 @@ class _Row:
     reason_style: str
 
 
-def machine(memory: MemoryHistory, device: str | None, glyphs: Glyphs, width: int, height: int) -> Content:
+def machine(
+    memory: MemoryHistory,
+    device: str | None,
+    glyphs: Glyphs,
+    width: int,
+    height: int,
+    gpu_ids: Sequence[int] = (),
+) -> Content:
     """All GPUs with their processes and the host, in `width` cells and at most `height` lines.
 
-    `device` is the run's (`cpu`, `cuda:1`, None while it is not known). Where there is too little room, processes that
-    hold little go first, then GPUs that are not the run's.
+    `device` is the run's (`cpu`, `cuda:1`, None while it is not known), `gpu_ids` are those of several processes. Where
+    there is too little room, processes that hold little go first, then GPUs that are not the run's.
     """
     if memory.host_total_bytes is None and not memory.gpus:
         return Content.styled("no sample yet", QUIET)
@@ -51,8 +59,14 @@ def machine(memory: MemoryHistory, device: str | None, glyphs: Glyphs, width: in
         words = "No GPU here: no NVIDIA driver answers (NVML). This is the host's memory."
         lines = [Content.styled(glyphs.shortened(words, width), QUIET), *_host(memory, glyphs, width)]
         return Content("\n").join(lines[:height])
-    own = {(gpu.index, gpu.mig) for gpu in memory.gpus_of(device) if gpu.seen_run or device is not None}
-    rows = [_row(gpu, (gpu.index, gpu.mig) in own, glyphs, width) for gpu in memory.in_order]
+    own = {(gpu.index, gpu.mig) for gpu in memory.gpus_of(device, gpu_ids) if gpu.seen_run or device is not None}
+    rows = []
+    for gpu in memory.in_order:
+        is_own = (gpu.index, gpu.mig) in own
+        whose = ("this run" if width >= WIDE else "own") if is_own else ""
+        if is_own and (ranks := memory.ranks_of(gpu, gpu_ids)):
+            whose = rank_words(ranks)
+        rows.append(_row(gpu, whose, glyphs))
     host = _host(memory, glyphs, width)
     room = height - 1 - len(host)
     if len(rows) > room:  # the run's own first, in their order
@@ -122,6 +136,8 @@ class _Columns:
         plain = self.glyphs.plain
         used = UNKNOWN if process.used_bytes is None else amount(process.used_bytes)
         own = "this run" if process.is_own else ""
+        if process.rank is not None:
+            own = rank_words([process.rank])
         user = fitted(plain(process.user or UNKNOWN), self.user, self.glyphs)
         begin = f"  {process.pid:>{self.label}}{self.gap}{used.rjust(WIDTHS[0])}{self.gap}"
         room = self.width - len(begin) - self.user - (len(own) + len(self.gap) if own else 0) - len(self.gap)
@@ -138,9 +154,14 @@ def fitted(text: str, width: int, glyphs: Glyphs) -> str:
     return set_cell_size(text, max(0, width - cell_len(glyphs.ellipsis))) + glyphs.ellipsis[:width]
 
 
-def _row(gpu: GpuHistory, is_own: bool, glyphs: Glyphs, width: int) -> _Row:
+def rank_words(ranks: Sequence[int]) -> str:
+    """`rank 1`, or `ranks 0, 1`."""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _row(gpu: GpuHistory, whose: str, glyphs: Glyphs) -> _Row:
+    """`whose` it is, in a word, where it is the run's."""
     label = str(gpu.index) if gpu.mig is None else f"{gpu.index} MIG {gpu.mig}"
-    own_word = "this run" if width >= WIDE else "own"
     sizes = (gpu.used_bytes, gpu.total_bytes, gpu.run_bytes if gpu.seen_run else None)
     numbers = (
         *(UNKNOWN if size is None else amount(size) for size in sizes),
@@ -156,7 +177,7 @@ def _row(gpu: GpuHistory, is_own: bool, glyphs: Glyphs, width: int) -> _Row:
         style = "" if gpu.throttling == ("power cap",) else "$warning"
     else:
         reason, style = (UNKNOWN if gpu.throttling is None else "none"), ""
-    return _Row(gpu, is_own, f"{label} {own_word}" if is_own else label, numbers, reason, style)
+    return _Row(gpu, bool(whose), f"{label} {whose}".rstrip(), numbers, reason, style)
 
 
 def _process_lines(rows: list[_Row], room: int) -> list[int]:
@@ -175,7 +196,8 @@ def _host(memory: MemoryHistory, glyphs: Glyphs, width: int) -> list[Content]:
         ("host memory", f"{UNKNOWN if used is None else amount(used)} of {UNKNOWN if total is None else amount(total)}")
     ]
     resident = memory.trainer_resident_bytes
-    trainer = "trainer, resident" if width >= WIDE else "trainer"
+    who = "all ranks" if memory.ranks.are_several else "trainer"
+    trainer = f"{who}, resident" if width >= WIDE else who
     pairs.append((trainer, UNKNOWN if resident is None else amount(resident)))
     pairs.append(("CPU", UNKNOWN if memory.cpu_percent is None else f"{memory.cpu_percent:.0f} %"))
     if memory.disk_free_bytes is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from engine.runs.events import Event
 from engine.runs.fields import objects
 from engine.runs.store import STATES, State
+from tui.watching.rank_memory import RankMemory
 from tui.watching.run_clock import RunClock
 from tui.widgets.pyramid import Pyramid
 
@@ -23,6 +24,7 @@ LONGEST_NAME = 200
 LONGEST_LIST = 1000
 """Processes of a GPU that are kept."""
 NOTHING_TOLD = (None, None)
+NO_RANKS: Mapping[int, int] = {}
 SAME_S = 10.0
 """Of PyTorch's figures that do not change, one in so many seconds is enough for a line."""
 MOST_FIGURES = 4000
@@ -44,6 +46,8 @@ class GpuProcess:
     used_bytes: int | None
     is_own: bool
     """Whether it is of this run."""
+    rank: int | None = None
+    """Of which of several processes of this run it is."""
 
 
 @dataclass
@@ -71,6 +75,8 @@ class GpuHistory:
     others_bytes: int | None = None
     seen_run: bool = False
     """Whether this run's processes were ever seen here. In a container the driver may hide whose memory it is."""
+    ranks: list[int] = field(default_factory=list)
+    """Of several processes of this run those that hold memory here, or did when any was last seen."""
     utilization: int | None = None
     """Per cent."""
     temperature_c: float | None = None
@@ -100,8 +106,10 @@ class GpuHistory:
         memory = (self.used, self.by_run, self.by_others)
         return (*memory, self.utilization_over_time, self.temperature_over_time, self.power_over_time)
 
-    def apply(self, sample: dict[str, Any], elapsed_s: float, own_pids: set[int]) -> None:
-        """Take in what a `hardware` event says of it; nothing said is nothing known."""
+    def apply(
+        self, sample: dict[str, Any], elapsed_s: float, own_pids: set[int], ranks: Mapping[int, int] = NO_RANKS
+    ) -> None:
+        """Take in what a `hardware` event says of it; nothing said is nothing known. `ranks` are those of processes."""
         self.total_bytes = size(sample.get("total_bytes")) or self.total_bytes
         self.uuid = _name(sample.get("uuid")) or self.uuid
         utilization = within(sample.get("utilization"), 0, 100)
@@ -114,7 +122,8 @@ class GpuHistory:
             if isinstance(reasons, list)
             else None
         )
-        self.processes = list(_processes(sample.get("processes"), own_pids))
+        self.processes = list(_processes(sample.get("processes"), own_pids, ranks))
+        self.ranks = sorted({one.rank for one in self.processes if one.rank is not None}) or self.ranks
         self._apply_memory(size(sample.get("used_bytes")))
         now = (self.used_bytes, self.run_bytes, self.others_bytes, utilization, self.temperature_c, self.power_w)
         for line, value in zip(self.lines, now, strict=True):
@@ -164,6 +173,8 @@ class MemoryHistory:
         """Bytes in tensors as PyTorch counts them, after each step, over the run's time; empty on the CPU."""
         self.reserved = Pyramid()
         """Bytes that PyTorch's allocator had taken of the card."""
+        self.ranks = RankMemory()
+        """Of several processes what each holds."""
         self.marks: list[Mark] = []
         """Where loading, training, evaluating, saving ... began, in order."""
         self.host_used_bytes: int | None = None
@@ -189,11 +200,13 @@ class MemoryHistory:
         """Take in one `hardware` event. What it does not know leaves a gap."""
         time = within(event.get("time"), 0, LATEST_TIME)
         if time is not None and self._clock.tick(time):
-            for line in (self.trainer_resident, self.host_used, *(line for gpu in self.in_order for line in gpu.lines)):
+            lines = (line for gpu in self.in_order for line in gpu.lines)
+            for line in (self.trainer_resident, self.host_used, *self.ranks.lines, *lines):
                 line.append(self.elapsed_s, None)
         pids = event.get("trainer_pids")
         if isinstance(pids, list):
             self.trainer_pids.update(pid for pid in pids if isinstance(pid, int))
+        self.ranks.apply(event.get("ranks"), self.elapsed_s)
         self._apply_gpus(event.get("gpus"))
         host = event.get("host")
         if isinstance(host, dict):
@@ -230,18 +243,25 @@ class MemoryHistory:
             self._waiting_states.append((time, cast(State, state)))
             self._place_what_waits()
 
-    def gpus_of(self, device: str | None) -> list[GpuHistory]:
-        """The GPUs to show for a run on `device` (`cpu`, `cuda:1`; None while it is not known): those it holds
-        memory on, else the one it names, else all. Of a card that is split, its instances."""
+    def gpus_of(self, device: str | None, gpu_ids: Sequence[int] = ()) -> list[GpuHistory]:
+        """The GPUs to show for a run on `device` (`cpu`, `cuda:1`; None while it is not known), or of several processes
+        on `gpu_ids`: those it holds memory on, else those that are named, else all. Of a card that is split, its
+        instances."""
         if device == "cpu":
             return []
         holding = [gpu for gpu in self.in_order if gpu.seen_run]
         if holding or device is None:
             return holding or list(self.in_order)
-        number = device.partition(":")[2] or "0"
-        named = [gpu for gpu in self.gpus.values() if str(gpu.index) == number]
+        numbers = [*map(str, gpu_ids)] or [device.partition(":")[2] or "0"]
+        named = [gpu for _, gpu in sorted(self.gpus.items()) if str(gpu.index) in numbers]
         split = [instance for gpu in named for instance in gpu.instances.values()]
         return split or named or list(self.in_order)
+
+    def ranks_of(self, gpu: GpuHistory, gpu_ids: Sequence[int] = ()) -> list[int]:
+        """Which of several processes use a GPU: as seen, or where the driver hides that, as they were given it."""
+        if gpu.ranks or self.ranks.on_gpu or gpu.index not in gpu_ids:
+            return gpu.ranks
+        return [gpu_ids.index(gpu.index)]
 
     @property
     def in_order(self) -> Iterator[GpuHistory]:
@@ -253,7 +273,8 @@ class MemoryHistory:
     @property
     def peak_bytes(self) -> int | None:
         """Most that the run was seen to hold on one GPU, or resident where it was never seen on one."""
-        lines = [gpu.by_run for gpu in self.in_order if gpu.seen_run] or [self.trainer_resident]
+        lines = [gpu.by_run for gpu in self.in_order if gpu.seen_run]
+        lines = lines or [self.ranks.fullest_resident if self.ranks.are_several else self.trainer_resident]
         ranges = [extent for line in lines if (extent := line.y_range())]
         return int(max(high for _, high in ranges)) if ranges else None
 
@@ -265,7 +286,7 @@ class MemoryHistory:
                 continue
             gpu = self._gpu(int(index), None if mig is None else int(mig), _name(sample.get("name")) or "GPU")
             silent.pop((gpu.index, gpu.mig), None)
-            gpu.apply(sample, self.elapsed_s, self.trainer_pids)
+            gpu.apply(sample, self.elapsed_s, self.trainer_pids, self.ranks.of_pids)
         for gpu in silent.values():
             gpu.apply({}, self.elapsed_s, self.trainer_pids)
 
@@ -332,11 +353,12 @@ def _name(value: object) -> str | None:
     return value[:LONGEST_NAME] if isinstance(value, str) and value else None
 
 
-def _processes(listed: object, own_pids: set[int]) -> Iterator[GpuProcess]:
+def _processes(listed: object, own_pids: set[int], ranks: Mapping[int, int]) -> Iterator[GpuProcess]:
     found = []
     for process in list(objects(listed))[:LONGEST_LIST]:
         pid = within(process.get("pid"), 0, MOST_PID)
         if pid is not None:
             user, name = _name(process.get("user")), _name(process.get("name"))
-            found.append(GpuProcess(int(pid), user, name, size(process.get("used_bytes")), int(pid) in own_pids))
+            used_bytes, is_own = size(process.get("used_bytes")), int(pid) in own_pids
+            found.append(GpuProcess(int(pid), user, name, used_bytes, is_own, ranks.get(int(pid))))
     yield from sorted(found, key=lambda process: -(process.used_bytes or 0))

@@ -13,7 +13,8 @@ from engine.runs.events import Event
 from engine.runs.fields import number, text, whole
 from engine.runs.store import CAUSES, ENDED, STATES, Cause, RunStatus, State
 from tui.watching.health import Change, Health
-from tui.watching.memory import MemoryHistory
+from tui.watching.memory import GpuHistory, MemoryHistory
+from tui.watching.own_work import OwnWork
 from tui.widgets.pyramid import Pyramid, SmoothedPyramid
 
 STEP_SERIES = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "tokens_per_s")
@@ -66,6 +67,9 @@ class Plan:
     total_parameters: int | None
     predicted_peak_bytes: int | None
     device: str | None
+    processes: int
+    gpu_ids: tuple[int, ...]
+    """Of several processes the GPU of each, where they are on GPUs of one machine."""
     notes: tuple[str, ...]
 
 
@@ -138,6 +142,8 @@ class RunState:
         self.problems: list[Problem] = []
         self.oom: Event | None = None
         self.remedies: Event | None = None
+        self.failed_rank: int | None = None
+        """Of several processes the one whose end ended the run."""
         self.continued_by: str | None = None
         """Id of the run that goes on from this one."""
         self.recent: deque[Event] = deque(maxlen=RECENT)
@@ -146,6 +152,8 @@ class RunState:
         self.health = Health()
         self._status_peak_bytes: int | None = None
         self._status_total_steps: int | None = None
+        self.own_work = OwnWork()
+        """Of several processes how long each computes."""
         self._step_times: deque[float] = deque(maxlen=STEPS_FOR_ETA)
         self._supervisor_saw_the_end = False
 
@@ -227,6 +235,12 @@ class RunState:
         return (self.plan.total_steps if self.plan else None) or self._status_total_steps
 
     @property
+    def gpus(self) -> list[GpuHistory]:
+        """The GPUs to show for it; none of a run on the CPU."""
+        plan = self.plan
+        return self.memory.gpus_of(plan.device if plan else None, plan.gpu_ids if plan else ())
+
+    @property
     def epoch(self) -> float | None:
         return self.latest("epoch")
 
@@ -288,6 +302,7 @@ class RunState:
         for name in STEP_SERIES:
             self.series[name].append(step, number(event.get(name)))
         self.series["loss_smoothed"].append(step, number(event.get("loss")))
+        self.own_work.apply_all([event])
         step_time_s = number(event.get("step_time_s"))
         if step_time_s is not None:
             self._step_times.append(step_time_s)
@@ -308,6 +323,7 @@ class RunState:
                     self.series[name].append(step, number(value))
         self.step = steps[-1]
         self.last_step = events[-1]
+        self.own_work.apply_all(events)
         times = (number(event.get("step_time_s")) for event in events[-STEPS_FOR_ETA:])
         self._step_times.extend(time_s for time_s in times if time_s is not None)
 
@@ -325,23 +341,26 @@ class RunState:
         self._supervisor_saw_the_end = state in ENDED and from_supervisor
         if state == "starting":  # again: how it ended before is history
             self.oom = self.remedies = None
+            self.own_work.clear()
         self.state = cast(State, state)
         cause = event.get("cause")
         self.cause = cast(Cause, cause) if cause in CAUSES else None
         self.message = text(event, "message")
         self.exit_code = whole(event.get("exit_code"))
+        self.failed_rank = whole(event.get("rank")) if state == "failed" else None
 
     def _begin_child(self, joined: Event) -> None:
         """Go on with the run that continues this one: the curves stay as far as it took them over."""
         step = whole(joined.get("step")) or 0
         self._go_back_to(step)
         self.joins = [join for join in self.joins if join < step] + [step]
-        self.state, self.cause, self.message, self.exit_code = "starting", None, "", None
+        self.state, self.cause, self.message, self.exit_code, self.failed_rank = "starting", None, "", None, None
         self.plan = self.oom = self.remedies = self.resumed_from_step = self.continued_by = None
         self._joined_at = self.latest("time") or self._joined_at
         self.last_step = {}
         self._supervisor_saw_the_end = False
         self._step_times.clear()
+        self.own_work.clear()
         self.problems.clear()
         self.recent.clear()
         self.recent.append({**joined, "time": self._joined_at})
@@ -368,6 +387,8 @@ class RunState:
             total_parameters=whole(event.get("total_parameters")),
             predicted_peak_bytes=whole(event.get("predicted_peak_bytes")),
             device=text(event, "device") or None,
+            processes=max(1, whole(event.get("processes")) or 1),
+            gpu_ids=_whole_numbers(event.get("gpu_ids")),
             notes=tuple(str(note) for note in notes) if isinstance(notes, list) else (),
         )
 
@@ -410,6 +431,10 @@ class RunState:
         if any(earlier.place == sample.place for earlier in self.samples):
             self.samples = [earlier for earlier in self.samples if earlier.place != sample.place]
         _keep(self.samples, sample)
+
+
+def _whole_numbers(listed: object) -> tuple[int, ...]:
+    return tuple(each for each in listed if isinstance(each, int)) if isinstance(listed, list) else ()
 
 
 def _keep(items: list[T], item: T) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from engine.runs.store import State
-from engine.units import amount, duration, figures, percent, rate, tokens_per_s
+from engine.units import amount, duration, figures, percent, rate, seconds, tokens_per_s
 from tui.glyphs import STATE_STYLES, Glyphs
 from tui.watching.schedule import Schedule
 from tui.watching.state import RunState
@@ -78,6 +78,10 @@ def _of_training(state: RunState, schedule: Schedule) -> list[Pair]:
         pairs.append(("grad norm", figures(grad_norm)))
     if speed is not None:
         pairs.append(("", tokens_per_s(speed)))
+    if (slowest := state.own_work.slowest()) is not None:
+        more = round(100 * (slowest.seconds / slowest.others_seconds - 1)) if slowest.others_seconds else 0
+        beside = f" (+{more} %)" if more else ""
+        pairs.append((f"slowest rank {slowest.rank}", f"{seconds(slowest.seconds)}{beside}"))
     pairs += _what_comes(state, schedule)
     if padding_share is not None:
         pairs.append(("padding", f"{padding_share * 100:.0f} %"))
@@ -111,21 +115,33 @@ def _of_machine(state: RunState, glyphs: Glyphs) -> list[Pair]:
             pairs.append(("predicted", amount(state.plan.predicted_peak_bytes)))
     if state.ended:
         return pairs
-    memory = state.memory
-    gpus = memory.gpus_of(state.plan.device if state.plan else None)
+    memory, gpus = state.memory, state.gpus
     if not gpus:
         if memory.cpu_percent is not None:
             pairs.append(("cpu", f"{memory.cpu_percent:.0f} %"))
         if memory.host_used_bytes is not None and memory.host_total_bytes is not None:
             pairs.append(("host memory", f"{amount(memory.host_used_bytes)} of {amount(memory.host_total_bytes)}"))
         return pairs
-    gpu = gpus[0]
-    pairs.append(("util", "-" if gpu.utilization is None else f"{gpu.utilization} %"))
-    pairs.append(("temp", "-") if gpu.temperature_c is None else ("", f"{gpu.temperature_c:.0f} {glyphs.degree}"))
-    pairs.append(("power", "-") if gpu.power_w is None else ("", f"{gpu.power_w:.0f} W"))
-    if gpu.throttling:
-        pairs.append(("throttling:", glyphs.plain(", ".join(gpu.throttling))))
+    utilization = _range([gpu.utilization for gpu in gpus])
+    temperature = _range([gpu.temperature_c for gpu in gpus])
+    power = [gpu.power_w for gpu in gpus if gpu.power_w is not None]
+    pairs.append(("util", "-" if not utilization else f"{utilization} %"))
+    pairs.append(("temp", "-") if not temperature else ("", f"{temperature} {glyphs.degree}"))
+    pairs.append(("power", "-") if not power else ("", f"{sum(power):.0f} W"))
+    for gpu in gpus:
+        if gpu.throttling:
+            which = f" {gpu.label}" if len(gpus) > 1 else ""
+            pairs.append((f"throttling{which}:", glyphs.plain(", ".join(gpu.throttling))))
     return pairs
+
+
+def _range(values: Sequence[float | None]) -> str:
+    """`97`, or of several GPUs `62-97`; empty where nothing is known."""
+    known = [round(value) for value in values if value is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    return f"{low}" if low == high else f"{low}-{high}"
 
 
 def _line(pairs: Sequence[Pair], width: int, first: Sequence[Content] = ()) -> Content:

@@ -65,9 +65,9 @@ class ChartPanel(Widget):
             if view is not None:
                 chart.show(view.figure(sight))
         if tells_machine:
-            device = self._state.plan.device if self._state.plan else None
-            width, height = self._machine.size
-            self._machine.say(machine(self._state.memory, device, self.glyphs, width, height))
+            plan, (width, height) = self._state.plan, self._machine.size
+            device, gpu_ids = (plan.device, plan.gpu_ids) if plan is not None else (None, ())
+            self._machine.say(machine(self._state.memory, device, self.glyphs, width, height, gpu_ids))
 
     @property
     def cursor_step(self) -> float | None:

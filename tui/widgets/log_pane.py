@@ -24,11 +24,21 @@ class LogPane(ScrollView, can_focus=False):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "search", key_display="/", id="log.search", tooltip="Find text in the log."),
         Binding("n", "next_match(1)", "next", id="log.next", tooltip="The next line with the text."),
-        Binding("N", "next_match(-1)", "previous", id="log.previous", tooltip="The line with the text before it."),
+        Binding("N", "next_match(-1)", "previous", show=False, id="log.previous", tooltip="The line before with it."),
+        Binding("r", "rank(1)", "rank", id="log.rank", tooltip="The log of the next process of this run."),
+        Binding("R", "rank(-1)", "rank before", show=False, id="log.rank_before", tooltip="That of the one before."),
     ]
 
     class SearchAsked(Message):
         """A person wants to search."""
+
+    class RankAsked(Message):
+        """A person wants to see the log of another process."""
+
+        def __init__(self, by: int) -> None:
+            super().__init__()
+            self.by = by
+            """How many further in their order."""
 
     class Moved(Message):
         """The lines, the search, or the match that is looked at changed."""
@@ -39,6 +49,8 @@ class LogPane(ScrollView, can_focus=False):
         """What is shown; control characters are placeholders already."""
         self.dropped = 0
         """Lines that are no longer kept."""
+        self.of_several = False
+        """Whether there are logs of other processes beside this one."""
         self.term = ""
         """What is searched for; case does not matter."""
         self.matches: list[int] = []
@@ -65,6 +77,12 @@ class LogPane(ScrollView, can_focus=False):
         self._stay_at_end()
         self.refresh()
         self.post_message(self.Moved())
+
+    def begin_anew(self) -> None:
+        """Another log: what is searched for stays, and the lines go."""
+        self.lines, self.dropped, self._widest, self._follows = [], 0, 0, True
+        self.virtual_size = Size(0, 0)
+        self.search(self.term)
 
     def on_resize(self) -> None:
         self._stay_at_end()
@@ -98,6 +116,12 @@ class LogPane(ScrollView, can_focus=False):
         )
         self.current = len(self.matches) - 1 if self.matches else None
         self._show_current()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return self.of_several if action == "rank" else True
+
+    def action_rank(self, by: int) -> None:
+        self.post_message(self.RankAsked(by))
 
     def action_search(self) -> None:
         self.post_message(self.SearchAsked())

@@ -168,8 +168,9 @@ class MemoryBar(Line):
             self._explain("")
             return
         waiting = ", tracing" if self.predictions.is_tracing and footprint.tier == "formula" else ""
-        self.say(plan_words.memory(footprint, f"{self.tier}{waiting}", self.card, glyphs, width))
-        details = plan_words.details(footprint, self.tier, self.predictions.why_not)
+        processes = self._draft.spec.hardware.num_processes
+        self.say(plan_words.memory(footprint, f"{self.tier}{waiting}", self.card, glyphs, width, processes))
+        details = plan_words.details(footprint, self.tier, self.predictions.why_not, processes)
         self._explain("\n".join(map(glyphs.plain, details)))
 
     def _explain(self, details: str) -> None:

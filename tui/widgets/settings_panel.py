@@ -409,9 +409,10 @@ class SettingsPanel(Widget):
         if self._list.editing and problems_of_text:
             problems[self._list.editing] = problems_of_text
         self._list.problems = problems
-        self._list.notes = {
-            "training.gradient_accumulation_steps": f"x batch = {self.draft.spec.effective_batch_size:,} rows a step"
-        }
+        spec = self.draft.spec
+        processes = f" x {spec.hardware.num_processes} processes" if spec.hardware.num_processes > 1 else ""
+        rows = f"x batch{processes} = {spec.effective_batch_size:,} rows a step"
+        self._list.notes = {"training.gradient_accumulation_steps": rows}
         self._list.lay_out()
         self._list.show_cursor()
         self._place_editor()

@@ -84,7 +84,7 @@ def shortage(run: Run, inspector: Inspector | None = None, oom: Event | None = N
     except InvalidSpec as error:
         raise NoWayOut(f"{run.spec_path} cannot be read: {error.problems[0].reason}.") from None
     architecture, folder = _architecture(spec, inspector)
-    card = _card(run, spec)
+    card = _card(run, spec, oom)
     of_host = is_of_the_host(oom, card.on_cpu)
     machine, had = _had(spec, card, oom, of_host)
     limit = None if of_host and not card.on_cpu else spec.hardware.memory_limit_bytes
@@ -207,9 +207,11 @@ def _lengths(spec: RunSpec, inspector: Inspector | None) -> Lengths | None:
     return kept(spec) if inspector is None else measured(spec, inspector)
 
 
-def _card(run: Run, spec: RunSpec) -> Card:
-    """The card that it ran on; of a run from another machine, what is known of such a card."""
-    card = card_of(spec.hardware.device)
+def _card(run: Run, spec: RunSpec, oom: Event) -> Card:
+    """The card whose memory ran out, of several processes that of one; of a run from another machine, what is known of
+    such a card."""
+    device = oom.get("device")
+    card = card_of(device if isinstance(device, str) else spec.hardware.device)
     if card.is_here:
         return card
     prediction = read_prediction(run)
@@ -241,8 +243,9 @@ def _had(spec: RunSpec, card: Card, oom: Event, of_host: bool) -> tuple[int | No
 
 
 def _calibrated(question: Question, oom: Event, room: int, inspector: Inspector | None) -> Failure:
-    wall, needed = needed_bytes(oom, room)
-    phases = phases_of(oom, question.card.on_cpu)
+    on_cpu = question.card.on_cpu
+    wall, needed = needed_bytes(oom, room, is_reserved=on_cpu and room == question.spec.hardware.memory_limit_bytes)
+    phases = phases_of(oom, on_cpu)
     batch = failing_batch(question, oom)
     try:
         by_formula = short_of(price(batch, None), phases, needed)

@@ -60,7 +60,7 @@ def other_processes(
     for process in holders(oom, capacity_bytes):
         used, pid = process["used_bytes"], process["pid"]
         who = f"{process.get('name') or 'A process'} (pid {pid}, user {process.get('user') or 'unknown'})"
-        where = "this machine" if question.card.on_cpu or now is None else "this card"
+        where = "this machine" if question.card.on_cpu or now is None else _card_in_words(oom)
         verdict = None
         if now is not None and failure is not None:
             verdict = replace(failure, wall_bytes=failure.wall_bytes + used).verdict(now)
@@ -72,6 +72,14 @@ def other_processes(
             saves=used,
             verdict=verdict,
         )
+
+
+def _card_in_words(oom: Event) -> str:
+    """Of several processes' cards, which one."""
+    device = oom.get("device")
+    if oom.get("rank") is None or not isinstance(device, str):
+        return "this card"
+    return f"GPU {device.removeprefix('cuda:')}"
 
 
 def holders(oom: Event, capacity_bytes: int | None) -> list[dict[str, Any]]:

@@ -108,12 +108,14 @@ def _free_ones(question: Question, now: Footprint) -> Iterator[Candidate]:
 
 def _batches(question: Question) -> Iterator[Candidate]:
     spec = question.spec
+    processes = spec.hardware.num_processes
+    each = f", in each of {processes} processes" if processes > 1 else ""
     for rows in halved(spec):
         values = batch_values(spec, rows)
         yield Candidate(
             f"batch-{rows}",
             values,
-            f"{values[BATCH]} row{'s' if rows > 1 else ''} in a pass and {values[ACCUMULATION]} passes a step: "
+            f"{values[BATCH]} row{'s' if rows > 1 else ''} in a pass and {values[ACCUMULATION]} passes a step{each}: "
             f"each step still learns from {spec.effective_batch_size} rows.",
             slowdown_source="not measured: short passes keep a card less busy",
         )

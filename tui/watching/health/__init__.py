@@ -14,6 +14,7 @@ from tui.watching.health.ledger import CODES, Ailment, Change, Code, Ledger, Mom
 from tui.watching.health.machine import Machine
 from tui.watching.health.pace import Pace
 from tui.watching.health.rising_loss import RisingLoss
+from tui.watching.health.slow_rank import SlowRank
 
 __all__ = ["Ailment", "Change", "Code", "Health", "Moment"]
 
@@ -27,6 +28,7 @@ class Health:
         self._rising, self._flat = RisingLoss(self._ledger), FlatLoss(self._ledger)
         self._gradients, self._pace = Gradients(self._ledger), Pace(self._ledger)
         self._machine, self._heartbeat = Machine(self._ledger), Heartbeat(self._ledger)
+        self._slow_rank = SlowRank(self._ledger)
         self._step = 0
         self._has_ended = False
 
@@ -67,6 +69,7 @@ class Health:
     def _apply_steps(self, events: Sequence[Event]) -> None:
         if not events:
             return
+        self._slow_rank.take(events)
         known = readings(events)
         steps = known.step
         if not steps:
@@ -121,6 +124,7 @@ class Health:
     def _restart(self) -> None:
         self._go_back()
         self._pace.restart()
+        self._slow_rank.restart()
         self._machine.restart()
         self._ledger.forget()
 

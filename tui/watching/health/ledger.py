@@ -17,6 +17,7 @@ Code = Literal[
     "gradients",
     "silent",
     "slow",
+    "slow-rank",
     "throttled",
     "idle",
     "disk",
