@@ -386,6 +386,16 @@ def field_names() -> dict[str, str]:
     return {**in_sections, **{name: name for name in TOP_SETTINGS}}
 
 
+def full_name(name: str) -> str:
+    """The full name of the setting that a person calls `name`. Raises InvalidSpec."""
+    names = field_names()
+    if name in names.values():
+        return name
+    if name not in names:
+        raise InvalidSpec([Problem(name, "unknown", _suggestion(name, name.rpartition(".")[2]))])
+    return names[name]
+
+
 def _problems_of(error: ValidationError) -> Iterator[Problem]:
     # A field that may be a list or a string fails once for each: the first says enough.
     seen: set[str] = set()

@@ -121,6 +121,12 @@ def resume(
             "--remedy", min=1, help="Of a run that ran out of memory: go on with this way out, by its number in `show`."
         ),
     ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Go on as a new run with another value of a setting: num_processes=4."
+        ),
+    ] = None,
     detach: Detach = False,
     queue: Queue = False,
     machine_rank: MachineRank = None,
@@ -136,11 +142,14 @@ def resume(
     except NotResumable as error:
         fail(str(error), 1, as_json)
     status = run.read_status()
+    if setting and status.state not in ENDED:
+        fail(f"{run.id} is still running. Stop it first: loradeck stop {run.id}", 1, as_json)
     if status.state == "paused":
         ask(name, "resume", as_json)
         return
-    if remedy:
-        child = _child(run, _recorded(run, remedy, as_json), queue, as_json)
+    if remedy or setting:
+        chosen = _recorded(run, remedy, as_json) if remedy else []
+        child = _child(run, chosen, setting or [], queue, as_json)
         watch_or_leave(child, detach, as_json)
         return
     if status.continued_by is not None:
@@ -278,17 +287,21 @@ def _recorded(run: Run, numbers: list[int], as_json: bool) -> list[Remedy]:
     return chosen
 
 
-def _child(run: Run, chosen: list[Remedy], queue: bool, as_json: bool) -> Run:
-    """The run that goes on from `run` with these ways out, started."""
+def _child(run: Run, chosen: list[Remedy], settings: list[str], queue: bool, as_json: bool) -> Run:
+    """The run that goes on from `run` with these ways out and settings, started."""
+    from engine.cli.changes import prepared_changes, values_of
     from engine.queue.line import QueueError
     from engine.runs.launch import NotResumable, continue_run
     from engine.runs.lineage import changes_in_words
     from engine.slurm.commands import SlurmError
 
     changes: dict[str, Any] = {field: new for remedy in chosen for field, (_, new) in remedy.changes.items()}
-    told = {field: values for remedy in chosen for field, values in remedy.changes.items()}
+    told: dict[str, Any] = {field: values for remedy in chosen for field, values in remedy.changes.items()}
     fresh = not all(remedy.continues for remedy in chosen)
     with wrong_input_explained(as_json):
+        if settings:
+            told |= prepared_changes(run, changes | values_of(settings))
+            changes |= {field: new for field, (_, new) in told.items()}
         try:
             child = continue_run(run, changes, [remedy.id for remedy in chosen], fresh=fresh, queue=queue)
         except (NotResumable, RunBusy, SlurmError, QueueError) as error:

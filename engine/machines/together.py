@@ -19,6 +19,7 @@ from engine.machines.own import resolved
 from engine.machines.settings import Machine
 from engine.runs.lineage import settings_of
 from engine.runs.rank_watch import RankWatch
+from engine.runs.ranks import Beat
 from engine.runs.store import CAUSES, Cause, Run, RunStatus, State
 from engine.spec import RunSpec
 
@@ -171,8 +172,8 @@ class Together:
         ranks.beats_elsewhere = {}
         for heard in self.contact.others().values():
             with suppress(KeyError, TypeError, ValueError):
-                beats = heard.state["beats"].items()
-                ranks.beats_elsewhere |= {int(rank): (int(n), int(step), bool(off)) for rank, (n, step, off) in beats}
+                for rank, (beat, is_stopped) in heard.state["beats"].items():
+                    ranks.beats_elsewhere[int(rank)] = Beat(*map(int, beat)), bool(is_stopped)
         ended = self._ended_elsewhere()
         lost = self._lost()
         ranks.is_over_elsewhere = (ended is not None and ended.state == "failed") or (
@@ -228,7 +229,7 @@ class Together:
         self.contact.say({**self._state(ending.state, step, {}), "end": end})
         self.contact.leave()
 
-    def _state(self, state: State, step: int, beats: dict[int, tuple[int, int, bool]]) -> Message:
+    def _state(self, state: State, step: int, beats: dict[int, tuple[Beat, bool]]) -> Message:
         return {"state": state, "step": step, "host": self._hello["host"], "run": self.run.id, "beats": beats}
 
     def _ended_elsewhere(self) -> Ending | None:

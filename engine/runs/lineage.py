@@ -48,7 +48,7 @@ def _keep_the_step(spec: RunSpec, raw: dict[str, Any], changes: Mapping[str, Any
             raise InvalidSpec([Problem("hardware.gpu_ids", f"{here} processes need a GPU each", hint)])
         hardware["gpu_ids"] = known[:here]
     rows = training["per_device_train_batch_size"]
-    if not changes.keys() & {"training.gradient_accumulation_steps", "training.per_device_train_batch_size"}:
+    if "training.gradient_accumulation_steps" not in changes and isinstance(rows, int) and rows > 0:
         passes, over = divmod(spec.effective_batch_size, processes * rows)
         if over or not passes:
             raise InvalidSpec(

@@ -32,7 +32,7 @@ from engine.runs.events import Event, EventTail, EventWriter
 from engine.runs.kernel_oom import KernelWatch
 from engine.runs.launch import start_child, trainer_command
 from engine.runs.lineage import changes_in_words
-from engine.runs.rank_watch import ProcessEnd, RankWatch
+from engine.runs.rank_watch import ProcessEnd, RankWatch, adopt_orphans
 from engine.runs.retry import MOST_ATTEMPTS, attempts_so_far, chosen_by_itself, record_ways_out
 from engine.runs.silent_oom import last_words, on_gpu, oom_fields
 from engine.runs.store import DISK_IS_FULL, ENDED, RESERVE_BYTES, Cause, Run, State
@@ -111,6 +111,7 @@ class Supervisor:
             self._finish(error.ending, exit_code=None)
             return self.status.state
         if spec.hardware.num_processes > 1:
+            adopt_orphans()
             first = 0 if self.together is None else self.together.first_rank
             self.ranks = RankWatch(self.run, spec.hardware.processes_here, first=first)
         command = trainer_command(self.run, spec, None if self.together is None else self.together.main_port)
@@ -132,7 +133,7 @@ class Supervisor:
         end = ProcessEnd(exit_code, pid, log_path, log_began, has_told=self.told_its_end, message=self.status.message)
         if self.ranks is not None:
             end = self.ranks.ended(exit_code, pid)
-            self.ranks.end_all(pid)
+            self.ranks.end_all()
             if end.rank is None:
                 end = replace(end, message=self.status.message)
         self._end(spec, end)
@@ -157,9 +158,12 @@ class Supervisor:
             if self.ranks is not None:
                 self.ranks.look(trainer.pid, self.status.state)
             try:
-                return trainer.wait(PERIOD_S)
+                exit_code = trainer.wait(PERIOD_S)
             except subprocess.TimeoutExpired:
                 continue
+            if self.ranks is None or self.ranks.launcher_ended():
+                return exit_code
+            time.sleep(PERIOD_S)
 
     def _beat(self) -> None:
         self.status = replace(self.status, heartbeat=time.time())

@@ -11,7 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bitsandbytes.optim.optimizer import Optimizer8bit
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from engine.worker.checkpoint import random_states, restore_random_states
+from engine.worker.data.sequences import FILLER
 from engine.worker.measured import Measured
 from engine.worker.model import give_freed_heap_back
 from engine.worker.oom import shortfall
@@ -120,7 +121,12 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
         model.train()
 
     def _largest(self, batches: Iterator[list[int]], loader: Any, rows: int) -> list[int]:
-        return largest_batch(batches, loader.dataset.lengths.tolist(), rows, padded=not self.trainer.padding_free)
+        own = (batch for batch in batches if batch != [FILLER])
+        first = next(own, None)
+        if first is None:  # of several processes one that is left without any
+            return [FILLER]
+        lengths = loader.dataset.lengths.tolist()
+        return largest_batch(chain([first], own), lengths, rows, padded=not self.trainer.padding_free)
 
     def _save(self) -> None:
         self.requests.stop_if_asked()

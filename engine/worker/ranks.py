@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from engine.runs.ranks import RankFiles, rank_log_path
+from engine.runs.ranks import WELL, Beat, RankFiles, rank_log_path
 from engine.runs.store import Run
 from engine.spec import RunSpec
 
@@ -132,6 +132,16 @@ class Ranks:
         if self._files is not None:
             self._files.beat(step)
 
+    def sign(self) -> None:
+        """Let it know the same from what the others do not do."""
+        if self._files is not None:
+            self._files.sign()
+
+    @property
+    def last_beat(self) -> Beat | None:
+        """What the supervisor was let know last; None for the only process."""
+        return None if self._files is None else self._files.last_beat
+
     def wait(self) -> None:
         """Return when all processes are here."""
         if self._group is not None:
@@ -191,12 +201,15 @@ class Ranks:
         return data.numpy().tobytes()
 
     def leave(self, exit_code: int, **record: Any) -> int:
-        """Write how this process ends, and return what it has to exit with; among several a failure ends it here."""
+        """Write how this process ends, and return what it has to exit with; of several only rank 0 returns, and only
+        where it did not fail."""
         if self._files is None:
             return exit_code
         self._files.end(exit_code, **record)
-        if exit_code not in (0, 130):
-            _exit_now(exit_code)
+        if exit_code not in WELL:
+            exit_now(exit_code)
+        if not self.is_main:
+            exit_now(0)  # rank 0 has yet to save: the launcher would end it where this one fails in its last moments
         return 0  # a stop is no failure for the launcher, which would end the others
 
 
@@ -220,7 +233,7 @@ def notice_dead_links() -> None:
                     connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _exit_now(exit_code: int) -> NoReturn:
+def exit_now(exit_code: int) -> NoReturn:
     """What is left to tear down may wait for processes that are gone."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +18,7 @@ from engine.checks import read_spec
 from engine.memory.footprint import Footprint
 from engine.runs import prediction
 from engine.runs.events import EventWriter, NoEvents
+from engine.runs.ranks import rank_log_path
 from engine.runs.store import Cause, Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
 from engine.targets import problems_with
@@ -41,18 +40,16 @@ from engine.worker.oom import shortfall
 from engine.worker.oom_event import let_go, oom_fields, record_history, save_snapshot
 from engine.worker.preflight import SCRATCH_PREFIX, Preflight
 from engine.worker.process_memory import own_memory
-from engine.worker.ranks import NO_LIMIT, Place, Ranks, is_lost
+from engine.worker.ranks import NO_LIMIT, Ranks, is_lost
 from engine.worker.requests import Requests, StopRequested
 from engine.worker.trackers import PROJECT, Trackers, trackers_of
-from engine.worker.trainer import DeckTrainer, WholeSteps, save_adapter
+from engine.worker.trainer import DeckTrainer, save_adapter
 
 STOPPED = 130
 
 
-def main(arguments: list[str]) -> int:
-    """Train the run in the folder `arguments[0]`; returns the exit code that the supervisor reads."""
-    run = Run(Path(arguments[0]))
-    ranks = Ranks(run, Place.of(os.environ))
+def main(run: Run, ranks: Ranks) -> int:
+    """Train `run`; returns the exit code that the supervisor reads."""
     events = EventWriter(run.events_path) if ranks.is_first_here else NoEvents()
     training = Training(run, events, ranks)
     try:
@@ -157,9 +154,10 @@ class Training:
 
         if data.held_out is not None and spec.training.eval_strategy == "no":
             trainer.evaluate()
+        measured.record("end")  # the answers that follow are in no prediction
         if self.ranks.keeps:
             with self.requests.alone():
-                self.finish(measured, answering)
+                self.finish(answering)
         return True
 
     def set_up(self, spec: RunSpec, data: RunData) -> DeckTrainer:
@@ -179,6 +177,8 @@ class Training:
         self.requests.stop_if_asked()
         args, best = sft_config(spec, self.run.checkpoints_folder), best_of(spec)
         args.run_name, args.project = self.run.id, PROJECT
+        # Unset, the order of rows would hang on the global generator, and several processes seed theirs differently.
+        args.data_seed = args.seed if args.data_seed is None else args.data_seed
         try:
             trainer = DeckTrainer(
                 reporter=self.reporter,
@@ -200,7 +200,6 @@ class Training:
             if spec.model.trust_remote_code and str(error).startswith(("Target modules", "Applying a PEFT adapter")):
                 raise BadSpec(str(error), "Correct lora.target_modules.") from error
             raise
-        trainer.add_callback(WholeSteps(trainer))
         trainer.remove_callback(PrinterCallback)  # the events hold it, and the log is for what libraries say
         if spec.model.trust_remote_code:
             check_adapted(spec, trainer)
@@ -254,11 +253,10 @@ class Training:
             notes=[*notes, f"optim: {spec.training.optim}", f"precision: {precision}"],
         )
 
-    def finish(self, measured: Measured, answering: Answering) -> None:
+    def finish(self, answering: Answering) -> None:
         """What follows the last step and evaluation: the adapter, and answers to compare. By rank 0 alone."""
         trainer = self.trainer
         assert trainer is not None
-        measured.record("end")  # the answers that follow are in no prediction
         kept_step = self.keep_the_best(trainer)
         self.reporter.state("saving")
         shutil.rmtree(self.run.adapter_folder, ignore_errors=True)
@@ -294,6 +292,7 @@ class Training:
         failure = explain(error, moment, on_gpu)
         is_consequence = self.ranks.are_several and failure.cause != "oom" and is_lost(error)
         message = " ".join(filter(None, (failure.message, failure.hint)))
+        message = message.replace(self.run.log_path.name, rank_log_path(self.run, self.ranks.place.rank).name)
         oom: dict[str, Any] | None = None
         # Each in its own right: a disk that is full, or memory that does not even suffice for this, may stop any of
         # them, and the exit code still tells.
@@ -415,7 +414,3 @@ def remove_unfinished_saves(run: Run) -> None:
         *run.folder.glob(f"{SCRATCH_PREFIX}*"),
     ]:
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

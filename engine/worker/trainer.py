@@ -45,6 +45,8 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         ranks: Ranks | None = None,
         **kwargs: Any,
     ) -> None:
+        # First of the callbacks: those that follow meet the other processes, and one of these may be gone by then.
+        kwargs["callbacks"] = [WholeSteps(self), *kwargs.get("callbacks", [])]
         # TRL insists on its own kind of dataset, and only looks at the first sequence of it: nothing is prepared.
         super().__init__(train_dataset=_first_of(train_dataset), eval_dataset=_first_of(eval_dataset), **kwargs)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
@@ -70,6 +72,10 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         self._whole_step: tuple[dict[str, Any], int] | None = None
         self._saved_step: int | None = None
         """Of the newest checkpoint, as all processes know it whether or not it is on the disk yet."""
+        if not self.ranks.is_main:
+            # transformers gives all the same seed: their dropout would leave out the same places of different rows.
+            # A single process draws anew for each row.
+            torch.manual_seed(self.args.seed + self.ranks.place.rank)
         if self.args.fp16:
             # TRL casts the adapters of a quantized model to bf16, which float16's loss scaler cannot unscale
             # (trl issue 4901): train them in fp32 there.
@@ -271,6 +277,8 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         """
         is_whole = self.phase in ("forward", "backward", "eval") and not self.in_preflight
         if is_whole and self._whole_step and not self.reporter.nan_steps and not self._newest_checkpoint.exists():
+            if self.ranks.are_several:
+                self.reporter.state("saving")  # the supervisor waits for it
             random, tokens = self._whole_step
             self._add_checkpoint([random], tokens)
 
@@ -385,7 +393,8 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             states = [self._restored["random"], *self._restored.get("random_of_others", [])]
-            restore_random_states(states[self.ranks.place.rank % len(states)])
+            if self.ranks.place.rank < len(states):  # of more processes than before, those begin with their own seed
+                restore_random_states(states[self.ranks.place.rank])
 
 
 class WholeSteps(TrainerCallback):  # type: ignore[misc]

@@ -25,6 +25,7 @@ from engine.runs.accelerating import CONFIG_NAME, accelerated, environment_of_se
 from engine.runs.launch import NotResumable, own_part
 from engine.runs.lineage import changed_spec
 from engine.runs.rank_watch import HANG_LEAST_S, RankWatch
+from engine.runs.ranks import Beat
 from engine.runs.remove import remove
 from engine.runs.store import Run, RunBusy, RunStatus, create_run, find_run, list_runs
 from engine.spec import HardwareSection, RunSpec
@@ -279,7 +280,7 @@ def test_a_rank_that_hangs_is_named_by_its_own_machine(tmp_path: Path) -> None:
     watch = RankWatch(Run(tmp_path), 1, clock=lambda: now)
     for _ in range(3):
         watch.step_took(0.1)
-    watch.beats_elsewhere = {1: (5, 3, True)}
+    watch.beats_elsewhere = {1: (Beat(5, 3), False)}
     watch.look(0, "training")
     now += HANG_LEAST_S + 1
     watch.look(0, "training")
@@ -287,7 +288,7 @@ def test_a_rank_that_hangs_is_named_by_its_own_machine(tmp_path: Path) -> None:
     watch = RankWatch(Run(tmp_path), 1, clock=lambda: now)
     for _ in range(3):
         watch.step_took(0.1)
-    watch.beats_elsewhere = {1: (-1, 3, True)}
+    watch.beats_elsewhere = {1: (Beat(-1, 3), False)}
     watch.look(0, "training")
     now += HANG_LEAST_S + 1
     watch.look(0, "training")
