@@ -107,7 +107,7 @@ class _View:
         self.progress = progress
         self.task = task
         self.total: int | None = None
-        self.told_of_queue = RunStatus()
+        self.told_of_waiting = RunStatus()
         """The status of which it was said last why the run waits."""
         self.told_at = 0.0
 
@@ -117,12 +117,12 @@ class _View:
     def at(self, status: RunStatus) -> None:
         doing = status.state if status.state != "training" or status.step == 0 else ""
         self.progress.update(self.task, doing=doing)
-        told, now = self.told_of_queue, time.monotonic()
-        if status.state != "queued" or status.message in ("", told.message):
+        told, now = self.told_of_waiting, time.monotonic()
+        if status.state not in ("queued", "starting") or status.message in ("", told.message):
             return
         # A card's memory, which the message tells too, may change every second.
         if status.place is None or status.place != told.place or now - self.told_at > QUEUE_S:
-            self.told_of_queue, self.told_at = status, now
+            self.told_of_waiting, self.told_at = status, now
             self.say(status.message, "dim")
 
     def show(self, event: Event) -> None:

@@ -11,6 +11,7 @@ from engine.checks import InvalidSpec, Problem, impossible_combinations, missing
 from engine.data import client
 from engine.data.sources import is_path_like
 from engine.hardware import Gpu, visible_gpus
+from engine.machines.own import own_rank
 from engine.slurm import commands
 from engine.spec import RunSpec
 from engine.targets import problems_of_sharing, problems_with
@@ -34,6 +35,10 @@ def prepare(
         problems.append(Problem("hardware.launcher", f"slurm is asked for, and {reason}", "write launcher: local"))
     try:
         resolved = _for_slurm(resolved) if on_slurm else on_gpus(resolved, visible_gpus())
+    except InvalidSpec as error:
+        problems += error.problems
+    try:
+        resolved = _with(resolved, "hardware", machine_rank=own_rank(resolved.hardware))
     except InvalidSpec as error:
         problems += error.problems
     try:
@@ -162,15 +167,17 @@ def _several_gpus(spec: RunSpec, first: int, gpus: list[Gpu]) -> list[Gpu]:
             reason = f"{', '.join(missing)} asked for, and this machine has {has}"
             raise InvalidSpec([Problem("hardware.gpu_ids", reason, hint)])
         return [by_index[number] for number in hardware.gpu_ids]
-    several = gpus[first : first + hardware.num_processes]
-    if len(several) < hardware.num_processes:
+    several = gpus[first : first + hardware.processes_here]
+    if len(several) < hardware.processes_here:
         from_there = f", {max(len(gpus) - first, 0)} of them from cuda:{first} on" if first else ""
         raise InvalidSpec(
             [
                 Problem(
                     "hardware.num_processes",
-                    f"{hardware.num_processes} processes need a GPU each, and this machine has {has}{from_there}",
-                    f"write {len(several)}" if several else "write device: cpu, or see `loradeck doctor`",
+                    f"{hardware.processes_here} processes need a GPU each, and this machine has {has}{from_there}",
+                    f"write {len(several) * hardware.num_machines}"
+                    if several
+                    else "write device: cpu, or see `loradeck doctor`",
                 )
             ]
         )

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from engine.machines import settings as machine_settings
+from engine.machines.settings import Machine
 from engine.slurm.settings import SlurmSettings, checked
 
 SPEC_VERSION = 1
@@ -420,8 +422,18 @@ class HardwareSection(Section):
     suffice is then known in the first minute. Unset does so on a GPU only."""
 
     num_processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that train together on one machine, each on a GPU of its own. They share the rows of each step: the
+    """Processes that train together, on all machines, each on a GPU of its own. They share the rows of each step: the
     effective batch is batch size x accumulation x this."""
+
+    num_machines: Annotated[int, Field(ge=1, le=64)] = 1
+    """Machines that train together, each with the same number of processes. The run is started on each of them."""
+
+    machines: Annotated[list[dict[str, Any]], Field(max_length=64)] = []
+    """The machines in the order of their numbers, by the addresses at which they reach each other, such as
+    `[{address: 10.0.0.1, port: 29500}, {address: 10.0.0.2}]`. Machine 0 listens at its port for the others."""
+
+    machine_rank: Annotated[int, Field(ge=0, le=63)] | None = None
+    """Which of `machines` this one is. Unset finds it by its addresses."""
 
     strategy: Literal["none", "ddp", "fsdp"] | None = None
     """How several processes share the work: `ddp` gives each a whole copy of the model, and adds up their gradients;
@@ -429,7 +441,8 @@ class HardwareSection(Section):
     there are several, and none where there is one."""
 
     gpu_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] = []
-    """Numbers of the GPUs, one for each process, such as `[0, 2]`. Unset takes `device` and those after it."""
+    """Numbers of the GPUs, one for each process of a machine, such as `[0, 2]`. Unset takes `device` and those after
+    it."""
 
     launcher: Literal["local", "slurm"] = "local"
     """Who starts it: `local` is this machine, at once; `slurm` submits it as a batch job, and the run is `queued` until
@@ -443,6 +456,11 @@ class HardwareSection(Section):
     @classmethod
     def _is_a_job(cls, slurm: dict[str, Any]) -> dict[str, Any]:
         return checked(slurm)
+
+    @field_validator("machines")
+    @classmethod
+    def _are_machines(cls, machines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return machine_settings.checked(machines)
 
     @field_validator("device")
     @classmethod
@@ -462,6 +480,16 @@ class HardwareSection(Section):
         if limit is not None and not _size_bytes(limit):
             raise ValueError("should be a size such as 12GiB or 900MiB")
         return limit
+
+    @property
+    def processes_here(self) -> int:
+        """Processes on each machine."""
+        return self.num_processes // self.num_machines
+
+    @property
+    def machines_in_order(self) -> list[Machine]:
+        """`machines`, typed, by their numbers."""
+        return machine_settings.in_order(self.machines)
 
     @property
     def slurm_settings(self) -> SlurmSettings:

@@ -16,6 +16,7 @@ from engine.cli.chat import chat
 from engine.cli.data import data
 from engine.cli.evaluate import eval_run
 from engine.cli.export import export
+from engine.cli.machines import MachineRank, on_machine, wait_for_shared
 from engine.cli.memory import estimate, fit
 from engine.cli.merge import merge
 from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
@@ -73,6 +74,13 @@ def train(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec file; `loradeck new` writes one.")],
     detach: Detach = False,
     queue: Queue = False,
+    machine_rank: MachineRank = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of several machines with LORADECK_HOME on shared storage: the one run folder of all."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a run. Ctrl-C stops it cleanly, with a checkpoint."""
@@ -81,11 +89,13 @@ def train(
     from engine.queue.wish import refuse_where_there_is_no_queue
 
     with wrong_input_explained(as_json):
-        written = read_spec(spec)
+        written = on_machine(read_spec(spec), machine_rank)
         if queue:
             refuse_where_there_is_no_queue(written)
         resolved = _prepared(written, spec.absolute().parent, as_json)
-    run = launched(resolved, as_json, left_open(written, resolved) if queue else None)
+    if shared is not None:
+        wait_for_shared(shared, resolved, as_json)
+    run = launched(resolved, as_json, left_open(written, resolved) if queue else None, shared)
     watch_or_leave(run, detach, as_json)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.cli.machines import MachineRank
 from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
 from engine.cli.show import OOM_CAUSES, facts_of, tell, tell_oom, tell_remedies
 from engine.cli.watch import Detach, OpenApp, Queue, RunName, ask, found_run, watch_or_leave
@@ -128,10 +129,18 @@ def resume(
     ] = None,
     detach: Detach = False,
     queue: Queue = False,
+    machine_rank: MachineRank = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a paused run, or with an ended one from its newest checkpoint."""
+    from engine.runs.launch import NotResumable, own_part
+    from engine.runs.launch import resume as resume_run
+
     run = found_run(name, as_json)
+    try:
+        run = own_part(run, machine_rank)
+    except NotResumable as error:
+        fail(str(error), 1, as_json)
     status = run.read_status()
     if setting and status.state not in ENDED:
         fail(f"{run.id} is still running. Stop it first: loradeck stop {run.id}", 1, as_json)
@@ -153,8 +162,6 @@ def resume(
     from engine.checks import read_spec
     from engine.queue.line import QueueError
     from engine.queue.wish import refuse_where_there_is_no_queue
-    from engine.runs.launch import NotResumable
-    from engine.runs.launch import resume as resume_run
     from engine.slurm.commands import SlurmError
 
     with wrong_input_explained(as_json):

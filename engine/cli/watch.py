@@ -49,8 +49,9 @@ def fail_of_job(error: JobFailed, as_json: bool, advice: str = "") -> NoReturn:
     raise typer.Exit(EXIT_OF_CAUSE.get(error.cause, 1))
 
 
-def launched(spec: RunSpec, as_json: bool, queued: RunSpec | None = None) -> Run:
-    """A new run of `spec`, with its prediction told; with `queued`, its spec as `left_open`, it waits for a card."""
+def launched(spec: RunSpec, as_json: bool, queued: RunSpec | None = None, shared: str | None = None) -> Run:
+    """A new run of `spec`, with its prediction told; with `queued`, its spec as `left_open`, it waits for a card.
+    `shared` is what `engine.runs.launch.launch` takes."""
     from engine.memory.card import card_of
     from engine.memory.outcomes.at_launch import at_launch
     from engine.memory.outcomes.comparison import predicted_words
@@ -61,7 +62,9 @@ def launched(spec: RunSpec, as_json: bool, queued: RunSpec | None = None) -> Run
 
     prediction = at_launch(spec)
     try:
-        run = launch(queued or spec, prediction, queue=queued is not None)
+        run = launch(queued or spec, prediction, queue=queued is not None, shared=shared)
+    except FileExistsError as error:
+        fail(f"{error.filename} exists: this machine has started it already. Resume it, or choose a name.", 2, as_json)
     except OSError as error:
         fail(f"The run's folder cannot be written: {error.strerror} ({error.filename}).", 1, as_json)
     except (SlurmError, QueueError) as error:

@@ -27,6 +27,26 @@ HELP: dict[str, Help] = {
         "of GPUs while a step computes much longer than it takes to add up gradients.",
         source="accelerate docs, launch; torch docs, DistributedDataParallel",
     ),
+    "hardware.num_machines": Help(
+        typical="1",
+        memory="none: each process needs what it does on one machine",
+        training="The same as that many processes on one machine. Over Ethernet adding up gradients takes longer than "
+        "in one box: adapters are small, so 10 Gbit/s are enough for most.",
+        source="accelerate docs, launch",
+    ),
+    "hardware.machines": Help(
+        typical="[{address: 10.0.0.1, port: 29500}, {address: 10.0.0.2}]",
+        memory="none",
+        training="None. The machines have to reach each other on all ports: beside the port of machine 0, processes "
+        "connect at free ones, of these addresses only. They are not encrypted: use a network of your own.",
+        source="accelerate docs, launch (main_process_ip, main_process_port, machine_rank)",
+    ),
+    "hardware.machine_rank": Help(
+        typical="unset; a number where a machine does not have its own address, as in a container",
+        memory="none",
+        training="None.",
+        source="accelerate docs, launch",
+    ),
     "hardware.strategy": Help(
         typical="unset; fsdp for a model of 30B and more on cards of 24 GB",
         memory="ddp: the whole model in each process, and its gradients twice. fsdp: a share of weights, adapters "

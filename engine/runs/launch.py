@@ -16,6 +16,7 @@ from typing import IO, Any
 from engine.checks import InvalidSpec, read_spec, write_spec
 from engine.hardware import visible_gpus
 from engine.jobs.process import device_environment
+from engine.machines.own import own_rank
 from engine.memory.card import card_of, chosen_card
 from engine.memory.footprint import Footprint
 from engine.memory.outcomes.at_launch import at_launch
@@ -36,6 +37,7 @@ from engine.runs.store import (
     checkpoint_step,
     create_run,
     reveal,
+    runs_folder,
     write_atomically,
 )
 from engine.slurm.inside import given_gpus
@@ -58,10 +60,11 @@ class TrainerCommand:
     environment: dict[str, str]
 
 
-def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
+def trainer_command(run: Run, spec: RunSpec, main_port: int | None = None) -> TrainerCommand:
     """The trainer's command line and environment for `spec` (as resolved by `engine.prepare`).
 
-    For several processes the run folder gets accelerate's config file. Raises OSError where it cannot be written.
+    For several processes the run folder gets accelerate's config file; several machines have agreed on its
+    `main_port`. Raises OSError where it cannot be written.
     """
     hardware = spec.hardware
     # A way out of memory that is no setting: the spec has no place for it but the list of what was changed.
@@ -71,19 +74,33 @@ def trainer_command(run: Run, spec: RunSpec) -> TrainerCommand:
     if hardware.launcher == "slurm":
         environment |= given_gpus(hardware.gpu_ids or [hardware.device], os.environ)
     if hardware.num_processes > 1:
-        return TrainerCommand(accelerated(run, spec), environment)
+        return TrainerCommand(accelerated(run, spec, main_port), environment)
     return TrainerCommand([sys.executable, "-m", "engine.worker", "train", str(run.folder)], environment)
 
 
-def launch(spec: RunSpec, prediction: Footprint | None = None, *, queue: bool = False) -> Run:
+def launch(
+    spec: RunSpec, prediction: Footprint | None = None, *, queue: bool = False, shared: str | None = None
+) -> Run:
     """Start a new run of `spec` (resolved) in a folder of its own; it goes on when this process ends.
 
     `prediction` is what it is expected to need; what it then does need is measured against it. With `queue` it first
-    waits for a free card; `engine.prepare.left_open` is the spec of one that takes any.
-    Raises OSError where the folder cannot be written, SlurmError where Slurm does not take the job, QueueError where
-    there can be no queue: nothing is left of the run then.
+    waits for a free card; `engine.prepare.left_open` is the spec of one that takes any. `shared` names the run folder
+    that several machines have in common: machine 0 makes it, and the others' parts are inside it.
+    Raises OSError where the folder cannot be written, FileExistsError where there is one already, SlurmError where
+    Slurm does not take the job, QueueError where there can be no queue: nothing is left of the run then.
     """
-    return _started(spec, prediction, _first_status(spec), queue=queue)
+    return _started(spec, prediction, _first_status(spec), lambda: _made(spec, shared), queue=queue)
+
+
+def _made(spec: RunSpec, shared: str | None = None) -> Run:
+    machine_rank = spec.hardware.machine_rank or 0
+    if shared is None or machine_rank == 0:
+        return create_run(spec.model.name_or_path, hidden=True, name=shared)
+    part = Run(runs_folder() / shared).part(machine_rank)
+    part.folder.parent.mkdir(exist_ok=True)
+    part.folder.mkdir()
+    part.control_folder.mkdir()
+    return part
 
 
 def continue_run(
@@ -102,6 +119,7 @@ def continue_run(
     together, NotResumable if the parent is finished or is no run, RunBusy while it runs, OSError where the child's
     folder cannot be written, SlurmError and QueueError as `launch`.
     """
+    parent = own_part(parent)
     _refuse_unless_ended(parent)
     with parent.lock():
         child = start_child(parent, changes, remedy_ids, attempt=attempt, fresh=fresh, queue=queue)
@@ -129,7 +147,8 @@ def start_child(
     earlier = parent.read_status()
     status = replace(
         _first_status(spec),
-        parent=parent.id,
+        parent=parent.whole.id,
+        meeting=earlier.meeting,
         step=0 if checkpoint is None else checkpoint_step(checkpoint),
         total_steps=earlier.total_steps,
     )
@@ -138,7 +157,7 @@ def start_child(
         if checkpoint is not None:
             checkpoint_copied(checkpoint, child.checkpoints_folder / checkpoint.name)
 
-    return _started(spec, at_launch(spec), status, fill, queue=queue)
+    return _started(spec, at_launch(spec), status, lambda: _made(spec), fill, queue=queue)
 
 
 def _first_status(spec: RunSpec) -> RunStatus:
@@ -168,12 +187,13 @@ def _started(
     spec: RunSpec,
     prediction: Footprint | None,
     status: RunStatus,
+    made: Callable[[], Run],
     fill: Callable[[Run], None] | None = None,
     *,
     queue: bool = False,
 ) -> Run:
-    """A new run in a folder of its own, which `fill` completes before anything starts in it."""
-    run = create_run(spec.model.name_or_path, hidden=True)
+    """A new run in the folder that `made` makes and `fill` completes before anything starts in it."""
+    run = made()
     try:
         write_atomically(run.spec_path, write_spec(spec).encode())
         if prediction is not None:
@@ -187,7 +207,7 @@ def _started(
         shutil.rmtree(run.folder, ignore_errors=True)
         raise
     with run.lock() as lock:
-        run = reveal(run)
+        run = reveal(run) if run.id.startswith(".") else run
         try:
             _start(run, spec, lock, queue)
         except BaseException:
@@ -200,9 +220,11 @@ def resume(run: Run, *, queue: bool = False) -> Path | None:
     """Start `run` again in its folder and return the checkpoint it goes on from (None: from the beginning). With
     `queue` it waits for its card first.
 
-    Raises RunBusy if it runs already, NotResumable if there is nothing left to train, InvalidSpec if it had no card yet
-    and there is none, SlurmError where Slurm refuses, QueueError where there can be no queue.
+    Of one on several machines it is this machine's part that starts: `own_part`. Raises RunBusy if it runs already,
+    NotResumable if there is nothing left to train, InvalidSpec if it had no card yet and there is none, SlurmError
+    where Slurm refuses, QueueError where there can be no queue.
     """
+    run = own_part(run)
     _refuse_unless_ended(run)
     spec: RunSpec | None = None
     with suppress(InvalidSpec):  # the supervisor says what is wrong with it, as with any other failure
@@ -210,6 +232,31 @@ def resume(run: Run, *, queue: bool = False) -> Path | None:
     with run.lock() as lock:
         _start(run, spec, lock, queue)
     return run.newest_checkpoint()
+
+
+def own_part(run: Run, machine_rank: int | None = None) -> Run:
+    """What of a run is this machine's: the run itself, or of one on several machines its part in the shared folder.
+
+    `machine_rank` says which machine this is where its addresses do not. Raises NotResumable where the run is another
+    machine's.
+    """
+    try:
+        hardware = read_spec(run.spec_path).hardware
+        if hardware.num_machines == 1:
+            return run
+        rank = own_rank(hardware.model_copy(update={"machine_rank": machine_rank}))
+    except InvalidSpec:  # no run at all, or addresses that do not tell
+        return run
+    if rank is None or rank == hardware.machine_rank:
+        return run
+    part = run.whole if rank == 0 else run.whole.part(rank)
+    if part.spec_path.exists():
+        return part
+    machine, own = hardware.machines_in_order[rank], hardware.machine_rank
+    raise NotResumable(
+        f"This is {machine.name}, and {run.id} is the run of machine {own}. Resume this machine's own; or if the "
+        f"folder was copied from there, write machine_rank: {rank} into its run.yaml first."
+    )
 
 
 def _refuse_unless_ended(run: Run) -> None:

@@ -67,6 +67,8 @@ class ProcessEnd:
     message: str = ""
     oom: dict[str, Any] | None = None
     """Fields of its `oom` event, where it could not write that."""
+    is_consequence: bool = False
+    """Whether it only failed because others were gone, or was ended for that."""
 
     of_launcher: bool = False
     """Whether it was accelerate's launcher."""
@@ -90,13 +92,19 @@ class _Process:
 class RankWatch:
     """Follows the processes of one start of a run. Raises OSError where their folder cannot be made."""
 
-    def __init__(self, run: Run, count: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, run: Run, count: int, clock: Callable[[], float] = time.time, first: int = 0) -> None:
         clear(run)
-        self.run, self.count, self.clock = run, count, clock
-        self._log_began = [_size(rank_log_path(run, rank)) for rank in range(count)]
+        self.run, self.clock = run, clock
+        self.ranks = range(first, first + count)
+        """Those on this machine."""
+        self.beats_elsewhere: dict[int, tuple[Beat, bool]] = {}
+        """`beats_here` of other machines."""
+        self.is_over_elsewhere = False
+        """Whether the run has failed on another machine, or contact with it is lost."""
+        self._log_began = {rank: _size(self._log_path(rank)) for rank in self.ranks}
         self._processes: dict[int, _Process] = {}
         self._looked = self._went_on = clock()
-        self._beats: list[Beat] = []
+        self._beats: dict[int, Beat] = {}
         self._stopped_since: dict[int, float] = {}
         self._step_times: list[float] = []
         self._launcher_ended = self._has_killed_launcher = False
@@ -126,7 +134,8 @@ class RankWatch:
         slept = now - self._looked > LOOK_GAP_S
         self._see(now)
         self._look_for_a_hang(now, state, slept)
-        if self._failed_at is None and (self._hang_in_words or self._launcher_ended or self._has_failed()):
+        is_over = self._hang_in_words or self.is_over_elsewhere or self._launcher_ended or self._has_failed()
+        if self._failed_at is None and is_over:
             self._failed_at = now
         if self._failed_at is None or now < self._failed_at + self._grace_s(state):
             return
@@ -142,27 +151,28 @@ class RankWatch:
         self._see(self.clock())
         rank = self._culprit()
         if rank is None:
-            well = self._processes[0].record.exit_code if 0 in self._processes else None
-            # Others that rank 0 had left alone may have failed, and so the launcher. If the launcher was killed it is
-            # not a person who wanted this stop.
+            first = self.ranks[0]
+            well = self._processes[first].record.exit_code if first in self._processes else None
+            # Others that the first had left alone may have failed, and so the launcher. If the launcher was killed it
+            # is not a person who wanted this stop.
             was_killed = launcher_exit_code < 0 and not self._has_killed_launcher and well != 0
             code = well if well is not None and not was_killed else launcher_exit_code
             told = well is not None and not was_killed
-            end = ProcessEnd(code, launcher_pid, self.run.log_path, self._log_began[0], has_told=told)
+            end = ProcessEnd(code, launcher_pid, self.run.log_path, self._log_began[first], has_told=told)
             if self._hang_in_words:
                 return replace(end, exit_code=1, has_told=True, message=self._hang_in_words)
-            return replace(end, of_launcher=was_killed)
+            return replace(end, of_launcher=was_killed, is_consequence=self.is_over_elsewhere)
         process = self._processes[rank]
-        record, log = process.record, rank_log_path(self.run, rank)
+        record, log = process.record, self._log_path(rank)
         end = ProcessEnd(record.exit_code or 0, record.pid, log, self._log_began[rank], rank)
         if rank == self._hangs:
             return replace(end, exit_code=1, has_told=True, message=self._hang_in_words)
         if record.ended is None:
             return replace(end, exit_code=self._exit_code_of(record.pid))
-        oom = record.oom if rank else None  # rank 0 has written it
+        oom = record.oom if rank != self.ranks[0] else None  # the first has written it
         of_all = record.cause in ("bad-spec", "nan-loss")  # the others would have said the same
         words = record.message if of_all else f"Rank {rank}: {record.message}"
-        return replace(end, has_told=True, message=words, oom=oom)
+        return replace(end, has_told=True, message=words, oom=oom, is_consequence=record.is_consequence)
 
     def end_all(self) -> None:
         """Leave none behind, after the launcher has ended: its orphans are this process's children by then, even those
@@ -181,7 +191,7 @@ class RankWatch:
             _kill(process)
 
     def _see(self, now: float) -> None:
-        for rank in range(self.count):
+        for rank in self.ranks:
             process = self._processes.get(rank)
             # Who is gone has written its last words: they are read after looking.
             is_gone = process is not None and _gone(process)
@@ -197,15 +207,15 @@ class RankWatch:
         self._looked = now
 
     def _grace_s(self, state: State) -> float:
-        main = self._processes.get(0)
+        main = self._processes.get(self.ranks[0])
         is_saving = state == "saving" and main is not None and main.record.ended is None and not _gone(main)
         if is_saving or (self._launcher_ended and not self._hang_in_words and not self._has_failed()):
             return max(SAVE_GRACE_S, 2 * self._median_step_s())
         return GRACE_S
 
     def _has_failed(self) -> bool:
-        main = self._processes.get(0)
-        # Once rank 0 is through, nothing is left to wait for: it is the last to end where all goes well.
+        main = self._processes.get(self.ranks[0])
+        # Once the first is through, nothing is left to wait for: it is the last to end where all goes well.
         return self._culprit() is not None or (main is not None and main.record.exit_code in WELL and _gone(main))
 
     def _culprit(self) -> int | None:
@@ -225,25 +235,28 @@ class RankWatch:
         }
         own = {rank: ended for rank, ended in failed.items() if not records[rank].is_consequence}
         if own and (not killed or min(own.values()) < min(killed.values())):
-            if len({(records[rank].cause, records[rank].message) for rank in own}) == 1 and 0 in own:
-                return 0  # all alike
+            if len({(records[rank].cause, records[rank].message) for rank in own}) == 1 and self.ranks[0] in own:
+                return self.ranks[0]  # all alike
             return min(own, key=own.__getitem__)
         if killed:
             return min(killed, key=killed.__getitem__)
-        if 0 in records and records[0].exit_code in WELL:
+        first = records.get(self.ranks[0])
+        if first is not None and first.exit_code in WELL:
             return None
         return min(failed, key=failed.__getitem__) if failed else None
 
     def _look_for_a_hang(self, now: float, state: State, slept: bool) -> None:
-        beats = [read_beat(self.run, rank) for rank in range(self.count)]
+        beats = {rank: read_beat(self.run, rank) for rank in self.ranks}
+        beats |= {rank: beat for rank, (beat, _) in self.beats_elsewhere.items()}
         stopped = {rank for rank in self._processes if self._is_stopped(rank)}
-        is_held = state == "paused" or len(stopped) == self.count  # by a person, who will let it go on
+        stopped_anywhere = stopped | {rank for rank, (_, is_stopped) in self.beats_elsewhere.items() if is_stopped}
+        is_held = state == "paused" or len(stopped_anywhere) == len(beats)  # by a person, who will let it go on
         if slept or is_held:
             self._stopped_since.clear()
         else:
             self._stopped_since = {rank: self._stopped_since.get(rank, now) for rank in stopped}
         # Who is the last has nobody to wait for.
-        are_all_at_work = len(self._processes) == self.count and not any(
+        are_all_at_work = len(self._processes) == len(self.ranks) and not any(
             process.record.ended for process in self._processes.values()
         )
         if slept or is_held or beats != self._beats or state not in WATCHED or not are_all_at_work:
@@ -253,12 +266,23 @@ class RankWatch:
         least_s = HANG_LEAST_S if len(self._step_times) >= FEWEST_STEPS else HANG_UNKNOWN_S
         if now - self._went_on > (limit_s := max(least_s, HANG_STEPS * self._median_step_s())):
             # Who waits for another has done more than that one; of equals one that is stopped is the likeliest.
-            first, second = sorted(range(self.count), key=lambda rank: (beats[rank].done, rank not in stopped))[:2]
-            is_told_apart = beats[first].done < beats[second].done or (first in stopped) != (second in stopped)
-            self._say_hung(first if is_told_apart else None, limit_s)
+            first, *others = sorted(beats, key=lambda rank: (beats[rank].done, rank not in stopped_anywhere))
+            is_told_apart = bool(others) and (
+                beats[first].done < beats[others[0]].done
+                or (first in stopped_anywhere) != (others[0] in stopped_anywhere)
+            )
+            if not is_told_apart or first in self.ranks:  # of another machine it is seen there too
+                self._say_hung(first if is_told_apart else None, limit_s)
         for rank, since in self._stopped_since.items():
             if now - since > max(HANG_LEAST_S, HANG_STEPS * self._median_step_s()):
                 self._say_hung(rank, now - since)
+
+    def beats_here(self) -> dict[int, tuple[Beat, bool]]:
+        """Rank -> how far it is, and whether it is stopped."""
+        return {rank: (read_beat(self.run, rank), self._is_stopped(rank)) for rank in self.ranks}
+
+    def _log_path(self, rank: int) -> Path:
+        return self.run.log_path if rank == self.ranks[0] else rank_log_path(self.run, rank)
 
     def _say_hung(self, rank: int | None, for_s: float) -> None:
         who = "No process went on" if rank is None else f"Rank {rank} did not go on"
@@ -274,13 +298,13 @@ class RankWatch:
     def _is_stopped(self, rank: int) -> bool:
         try:
             return psutil.Process(self._processes[rank].record.pid).status() == psutil.STATUS_STOPPED
-        except psutil.Error:
+        except (KeyError, psutil.Error):
             return False
 
     def _exit_code_of(self, pid: int) -> int:
         """What the launcher says of a process that said nothing itself; of one that it did not see end, SIGKILL."""
         with suppress(OSError), open(self.run.log_path, encoding="utf-8", errors="replace") as log:
-            log.seek(self._log_began[0])
+            log.seek(self._log_began[self.ranks[0]])
             for code, of in LAUNCHER_SAYS.findall(log.read()):
                 if int(of) == pid:
                     return int(code)

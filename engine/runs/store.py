@@ -12,9 +12,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 State = Literal[
     "queued",
@@ -45,6 +45,8 @@ DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RESERVE_BYTES = 64 * 1024
 """Set aside in a run's folder, so that its end can be written even when the disk is full."""
 LOST_IN_THE_QUEUE = "It waited in the queue when the machine was restarted, or its supervisor was killed."
+PARTS = "machines"
+"""Folder of a shared run with a small run folder for each machine but machine 0, named by its number."""
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -106,6 +108,11 @@ class RunStatus:
     """The trainer's exit code; a negative one is the signal that ended it."""
     place: int | None = None
     """Place in the queue of its machine, from 1; None where it does not wait there. Slurm's queue is another."""
+    machines: list[dict[str, Any]] = field(default_factory=list)
+    """Of a run on several, what is known of the others: `machine_rank`, `address`, `host`, `run` (its id there),
+    `state`, `step`, and `seen`, when it was last in contact."""
+    meeting: str | None = None
+    """Made by machine 0 when they first met: runs on other machines with the same one are parts of this run."""
 
     @property
     def waits_here(self) -> bool:
@@ -122,7 +129,9 @@ class Run:
 
     @property
     def id(self) -> str:
-        return self.folder.name
+        """What commands call it: `20260131-120000-model-1a2b`; another machine's part of it is `.../machines/1`."""
+        whole = self.whole
+        return self.folder.name if whole is self else f"{whole.id}/{PARTS}/{self.folder.name}"
 
     @property
     def spec_path(self) -> Path:
@@ -173,12 +182,25 @@ class Run:
         return self.folder / "control"
 
     @property
+    def whole(self) -> Run:
+        """Of another machine's part in a shared run folder, the run that it is a part of; else this run."""
+        return Run(self.folder.parent.parent) if self.folder.parent.name == PARTS else self
+
+    def part(self, machine_rank: int) -> Run:
+        """Another machine's part in this run's folder, where that is shared: all that its own processes write."""
+        return Run(self.folder / PARTS / str(machine_rank))
+
+    def parts(self) -> list[Run]:
+        """The parts of other machines that are there."""
+        return [Run(path) for path in sorted(self.folder.glob(f"{PARTS}/*/")) if (path / "run.yaml").exists()]
+
+    @property
     def checkpoints_folder(self) -> Path:
-        return self.folder / "checkpoints"
+        return self.whole.folder / "checkpoints"
 
     @property
     def adapter_folder(self) -> Path:
-        return self.folder / "adapter"
+        return self.whole.folder / "adapter"
 
     @property
     def lock_path(self) -> Path:
@@ -247,7 +269,7 @@ class Run:
             return RunStatus()
         if not isinstance(raw, dict) or raw.get("state") not in STATES:
             return RunStatus()
-        known = {field.name for field in fields(RunStatus)}
+        known = {each.name for each in fields(RunStatus)}
         return RunStatus(**{key: value for key, value in raw.items() if key in known})
 
     def lock(self, patience_s: float = 1.0) -> IO[bytes]:
@@ -317,8 +339,10 @@ def find_run(name: str) -> Run:
 
     Raises RunNotFound with a message for the person.
     """
-    if os.sep in name and (Path(name) / "run.yaml").exists():
-        return Run(Path(name).absolute())
+    if os.sep in name:
+        for folder in (Path(name), runs_folder() / name):
+            if (folder / "run.yaml").exists():
+                return Run(folder.absolute())
     runs = list_runs()
     if not runs:
         raise RunNotFound(f"There are no runs yet in {runs_folder()}. `loradeck demo` makes one.")
@@ -336,12 +360,17 @@ def find_run(name: str) -> Run:
     )
 
 
-def create_run(model: str, hidden: bool = False) -> Run:
-    """A new, empty run folder with an id of its own. Raises OSError where the folder cannot be made.
+def create_run(model: str, hidden: bool = False, name: str | None = None) -> Run:
+    """A new, empty run folder with an id of its own, or called `name`. Raises OSError where it cannot be made,
+    FileExistsError where the name is taken.
 
     A hidden one is in no list until `reveal`: a run that nobody holds the lock of yet would be shown as lost.
     """
     runs_folder().mkdir(parents=True, exist_ok=True)
+    if name is not None:
+        if (runs_folder() / name).exists():
+            raise FileExistsError(errno.EEXIST, "it exists", str(runs_folder() / name))
+        return _made(Run(runs_folder() / (f".{name}" if hidden else name)))
     label = re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-.")[:32] or "model"
     while True:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{secrets.token_hex(2)}"
@@ -349,11 +378,15 @@ def create_run(model: str, hidden: bool = False) -> Run:
         if (runs_folder() / name).exists():
             continue
         try:
-            run.folder.mkdir()
+            return _made(run)
         except FileExistsError:
             continue
-        run.control_folder.mkdir()
-        return run
+
+
+def _made(run: Run) -> Run:
+    run.folder.mkdir()
+    run.control_folder.mkdir()
+    return run
 
 
 def reveal(run: Run) -> Run:

@@ -29,6 +29,10 @@ def main(arguments: list[str]) -> int:
         from engine.worker.train import main as train
 
         return train(run, ranks)
+    if task == "launch":
+        from engine.worker.launching import main as launch
+
+        return launch(rest)
     if task == "convert":
         from engine.worker.convert import main as convert
 
@@ -65,7 +69,8 @@ def main(arguments: list[str]) -> int:
         from engine.worker.evaluation.harness import main as lm_eval
 
         return lm_eval()
-    tasks = "train RUN_DIR | convert GGUF FOLDER | probe | inspect | data | chat | export | merge | evaluate | lm_eval"
+    folders = "train RUN_DIR | launch OPTIONS | convert GGUF FOLDER"
+    tasks = f"{folders} | probe | inspect | data | chat | export | merge | evaluate | lm_eval"
     print(f"usage: python -m engine.worker {tasks}", file=sys.stderr)
     return 2
 

@@ -138,7 +138,7 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
             tempfile.TemporaryDirectory(dir=self.scratch, prefix=SCRATCH_PREFIX) as folder,
         ):
             learnt = self.trainer.learnt()
-            if self.trainer.ranks.is_main:
+            if self.trainer.ranks.keeps:
                 self.trainer.write_checkpoint(Path(folder) / "checkpoint", learnt, [random_states()], 0)
 
 

@@ -1,6 +1,6 @@
 """What others ask of a running trainer: files in `control/`, SIGINT and SIGTERM, and the supervisor's death.
 
-Of several processes rank 0 takes the requests, and all hear of them at the same place of the same step.
+Of several processes the first of a machine takes its requests, and all hear of them at the same place of the same step.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class Requests:
         """
         if not self._are_together:
             self._ranks.sign()
-        taken = [request for request in control.pending(self._folder) if request in only] if self._ranks.is_main else []
+        asked = control.pending(self._folder) if self._ranks.is_first_here else []
+        taken = [request for request in asked if request in only]
         for request in taken:
             control.take(self._folder, request)
             self._events.write("control", request=request)
@@ -107,8 +108,8 @@ class Requests:
             self._events.write("control", request="stop", signal=True)
         self.stopping = self.stopping or "stop" in taken
         if self._are_together:
-            *asked, self.stopping = self._ranks.any_of([*(r in taken for r in control.REQUESTS), self.stopping])
-            taken = [request for request, is_asked in zip(control.REQUESTS, asked, strict=True) if is_asked]
+            *agreed, self.stopping = self._ranks.any_of([*(r in taken for r in control.REQUESTS), self.stopping])
+            taken = [request for request, is_asked in zip(control.REQUESTS, agreed, strict=True) if is_asked]
         return taken
 
     @contextmanager
@@ -120,7 +121,7 @@ class Requests:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """In the block, rank 0 does what others do not."""
+        """In the block, the first process of a machine does what others do not."""
         before, self._are_together = self._are_together, False
         try:
             yield

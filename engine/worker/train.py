@@ -22,6 +22,7 @@ from engine.runs.ranks import rank_log_path
 from engine.runs.store import Cause, Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
 from engine.targets import problems_of_sharing, problems_with
+from engine.worker.agreeing import agreed_checkpoint, check_same_rows, check_same_weights
 from engine.worker.answering import Answering
 from engine.worker.best import best_of, words_of_end
 from engine.worker.callbacks import Reporter, Steering
@@ -50,7 +51,7 @@ STOPPED = 130
 
 def main(run: Run, ranks: Ranks) -> int:
     """Train `run`; returns the exit code that the supervisor reads."""
-    events = EventWriter(run.events_path) if ranks.is_main else NoEvents()
+    events = EventWriter(run.events_path) if ranks.is_first_here else NoEvents()
     training = Training(run, events, ranks)
     try:
         finished = training.fit()
@@ -97,16 +98,17 @@ class Training:
         """
         spec = self.spec = self.ranks.own(read_spec(self.run.spec_path))
         self.libraries_bytes = own_memory().resident_bytes
-        if self.ranks.is_main:
+        if self.ranks.keeps:
             remove_unfinished_saves(self.run)
-        checkpoint = self.run.newest_checkpoint()
+        check_targets(spec)
+        self.ranks.join(spec)
+        checkpoint = agreed_checkpoint(self.run, self.ranks)
         resumed = {} if checkpoint is None else {"resumed_from_step": checkpoint_step(checkpoint)}
         self.reporter.state("loading", **resumed)
-        check_targets(spec)
         if self.ranks.is_main:
             self.trackers = trackers_of(spec, self.run, self.events)
-        self.ranks.join(spec)
         data = self.load_data(spec)
+        check_same_rows(data, spec, self.ranks)
         give_freed_heap_back()
         keep_within_limit(spec)
         trainer = self.trainer = self.set_up(spec, data)
@@ -114,11 +116,11 @@ class Training:
             return self.train(trainer, data, checkpoint)
 
     def load_data(self, spec: RunSpec) -> RunData:
-        """The rows; of several processes the first tokenizes what has not been before, and the others find it."""
-        if not self.ranks.is_main:
+        """The rows; of a machine's processes the first tokenizes what has not been before, and the others find it."""
+        if not self.ranks.is_first_here:
             self.ranks.wait()
         data = load_data(spec, self.requests.stop_if_asked)
-        if self.ranks.is_main:
+        if self.ranks.is_first_here:
             self.ranks.wait()
         return data
 
@@ -165,6 +167,7 @@ class Training:
         apply_to(tokenizer, data.encoder.template)
         with large_blocks_apart(spec):
             model = load_model(spec)
+        check_same_weights(model, spec, self.ranks)
         if spec.quantization.load_in != "none" and not is_quantized(model):
             self.warn(
                 "not-quantized",
@@ -261,12 +264,12 @@ class Training:
         )
 
     def finish(self, answering: Answering) -> None:
-        """What follows the last step and evaluation: the adapter, and answers to compare. Rank 0 writes."""
+        """What follows the last step and evaluation: the adapter, and answers to compare. Who keeps a run folder writes."""
         trainer = self.trainer
         assert trainer is not None
         kept_step = self.keep_the_best(trainer)
         adapter = trainer.whole_adapter()
-        if not self.ranks.is_main:
+        if not self.ranks.keeps:
             return
         self.reporter.state("saving")
         shutil.rmtree(self.run.adapter_folder, ignore_errors=True)
@@ -312,7 +315,7 @@ class Training:
         if failure.cause == "oom":
             with _as_far_as_it_goes():
                 oom = self.tell_who_held_memory(error, moment)
-        if (failure.cause == "oom" or is_consequence) and self.trainer is not None and self.ranks.is_main:
+        if (failure.cause == "oom" or is_consequence) and self.trainer is not None and self.ranks.keeps:
             with _as_far_as_it_goes():
                 self.trainer.save_last_whole_step()
         if not is_consequence:  # what was the cause is known to the supervisor

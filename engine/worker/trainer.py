@@ -347,7 +347,7 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         if self.best is not None:
             self.best.record(self.state, final.parent)
         learnt = self.learnt()
-        if not self.ranks.is_main or final.exists():
+        if not self.ranks.keeps or final.exists():
             return
         self.write_checkpoint(final, learnt, random, tokens)
         rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
@@ -419,13 +419,16 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         return trained
 
     def _best_is_there(self, best: Best) -> bool:
-        # It may have to be copied from another run: by one process only.
-        if not self.ranks.is_main:
+        # It may have to be copied from another run: by one process of those that write there.
+        if not self.ranks.keeps:
             self.ranks.wait()
         is_there = best.restore(self.state, self._newest_checkpoint.parent)
-        if self.ranks.is_main:
+        if self.ranks.keeps:
             self.ranks.wait()
-        return is_there
+        if not all(self.ranks.gathered(is_there)):
+            best.give_up(self.state)
+            return False
+        return True
 
     def _load_adapter(self, folder: str) -> None:
         # `load_adapter`, which transformers uses, brings the adapters back in fp32 where TRL had cast them to bf16.
