@@ -43,6 +43,9 @@ def refuse_where_there_is_no_queue(spec: RunSpec) -> None:
     if spec.hardware.launcher == "slurm":
         reason = "slurm has a queue of its own, and --queue is that of this machine"
         raise InvalidSpec([Problem("hardware.launcher", reason, "leave --queue out, or write launcher: local")])
+    if spec.hardware.num_machines > 1:
+        reason = "the other machines would wait for this one, and --queue is that of this machine alone"
+        raise InvalidSpec([Problem("hardware.num_machines", reason, "leave --queue out")])
 
 
 def wish_of(spec: RunSpec, needed_bytes: int | None) -> Wish:
