@@ -45,6 +45,7 @@ def shown(run: Run, *keys: str, marks: tuple[str, ...] = ()) -> Callable[[Pilot[
         if marks:
             await until(pilot, lambda: sorted(screen.choice.marked) == sorted(marks), "the keys have chosen")
         await until(pilot, lambda: isinstance(screen.price, Price), "what is chosen is priced together")
+        await until(pilot, lambda: screen.query_one("#happened").size.height > 2, "what happened has its lines")
         await pilot.pause()
 
     return show
