@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from engine.sharing import unshareable
 from engine.spec import SPEC_VERSION, TOP_SETTINGS, RunSpec, Section, Tracker
 
 SYNONYMS = {
@@ -305,11 +306,13 @@ def _problems_of_several(spec: RunSpec) -> Iterator[Problem]:
     """Several processes: what does not go together, whatever the machine has."""
     hardware = spec.hardware
     count, ids = hardware.num_processes, hardware.gpu_ids
+    if hardware.strategy == "fsdp":
+        yield from (Problem(*words) for words in unshareable(spec))
     if count > 1 and hardware.strategy == "none":
         yield Problem(
             "hardware.strategy",
             f"none is for one process, and num_processes is {count}",
-            "write ddp, or leave it unset",
+            "write ddp or fsdp, or leave it unset",
         )
     if not ids:
         return

@@ -14,7 +14,7 @@ from engine.hardware import Gpu, visible_gpus
 from engine.machines.own import own_rank
 from engine.slurm import commands
 from engine.spec import RunSpec
-from engine.targets import problems_with
+from engine.targets import problems_of_sharing, problems_with
 
 
 def prepare(
@@ -58,7 +58,9 @@ def prepare(
         # Of a model that nobody has looked at yet the trainer says the same, before it loads weights: inspecting it
         # here takes seconds of imports that the trainer pays anyway. Code of the model's own makes another model.
         if architecture is not None and not resolved.model.trust_remote_code:
-            problems += problems_with(resolved.lora, architecture, resolved.quantization)
+            problems += problems_with(resolved.lora, architecture, resolved.quantization) or problems_of_sharing(
+                resolved, architecture
+            )
     problems += impossible_combinations(resolved)
     problems += missing_trackers(resolved.training.report_to)
     if problems:
@@ -202,13 +204,17 @@ def for_device(spec: RunSpec, device: str, has_bf16: bool) -> RunSpec:
     fp16 = training.fp16 if training.fp16 is not None else device != "cpu" and not has_bf16
     compute_dtype = "bfloat16" if has_bf16 and not fp16 else "float16"
     optim = training.optim
+    shards = spec.hardware.strategy == "fsdp"
     if optim == "auto":
-        optim = "adamw_torch" if device == "cpu" else "paged_adamw_32bit"
+        optim = "adamw_torch" if device == "cpu" or shards else "paged_adamw_32bit"
     strategy = "ddp" if spec.hardware.num_processes > 1 else "none"
     spec = _with(spec, "hardware", device=device, strategy=spec.hardware.strategy or strategy)
     spec = _with(spec, "training", bf16=bf16, fp16=fp16, optim=optim)
     if spec.quantization.bnb_4bit_compute_dtype == "auto":
         spec = _with(spec, "quantization", bnb_4bit_compute_dtype=compute_dtype)
+    if spec.quantization.bnb_4bit_quant_storage is None:
+        storage = spec.quantization.bnb_4bit_compute_dtype if shards else "uint8"
+        spec = _with(spec, "quantization", bnb_4bit_quant_storage=storage)
     if spec.model.dtype == "auto":
         spec = _with(spec, "model", dtype=spec.quantization.bnb_4bit_compute_dtype)
     return spec

@@ -123,8 +123,9 @@ class QuantizationSection(Section):
     """The type that 4-bit weights are expanded to for each matrix product. `auto` is bfloat16 where the device has
     it, else float16. float32 is slow and doubles the activations."""
 
-    bnb_4bit_quant_storage: Literal["uint8", "bfloat16", "float16", "float32"] = "uint8"
-    """The type whose bytes hold packed 4-bit weights. Only FSDP needs another one than uint8. Same memory."""
+    bnb_4bit_quant_storage: Literal["uint8", "bfloat16", "float16", "float32"] | None = None
+    """The type whose bytes hold packed 4-bit weights. Unset is uint8, and with `strategy: fsdp`, which shares only what
+    looks like other weights, the compute type. Same memory."""
 
     llm_int8_threshold: float = Field(default=6.0, ge=0)
     """8-bit only: activation columns with an entry above this stay in 16 bits, which keeps outliers exact."""
@@ -421,8 +422,8 @@ class HardwareSection(Section):
     suffice is then known in the first minute. Unset does so on a GPU only."""
 
     num_processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that train together, on all machines, each on a GPU of its own with a whole copy of the model. They
-    share the rows of each step: the effective batch is batch size x accumulation x this."""
+    """Processes that train together, on all machines, each on a GPU of its own. They share the rows of each step: the
+    effective batch is batch size x accumulation x this."""
 
     num_machines: Annotated[int, Field(ge=1, le=64)] = 1
     """Machines that train together, each with the same number of processes. The run is started on each of them."""
@@ -434,9 +435,10 @@ class HardwareSection(Section):
     machine_rank: Annotated[int, Field(ge=0, le=63)] | None = None
     """Which of `machines` this one is. Unset finds it by its addresses."""
 
-    strategy: Literal["none", "ddp"] | None = None
-    """How several processes share the work: `ddp` gives each a whole copy, and adds up their gradients. Unset is ddp
-    where there are several, and none where there is one."""
+    strategy: Literal["none", "ddp", "fsdp"] | None = None
+    """How several processes share the work: `ddp` gives each a whole copy of the model, and adds up their gradients;
+    `fsdp` gives each a share of every weight, for models that fit no single card, and is slower. Unset is ddp where
+    there are several, and none where there is one."""
 
     gpu_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] = []
     """Numbers of the GPUs, one for each process of a machine, such as `[0, 2]`. Unset takes `device` and those after

@@ -153,7 +153,8 @@ def ask(name: str, request: control.Request, as_json: bool) -> None:
     if as_json:
         print_json({"id": run.id, "request": request})
     elif status.state == "queued" and run.read_status().state in ENDED:
-        typer.echo(f"{run.id} is out of the queue.")
+        whose = "the" if status.waits_here else "Slurm's"
+        typer.echo(f"{run.id} is out of {whose} queue.")
     else:
         when = "at once" if request == "resume" else "at the end of its step"
         typer.echo(f"{run.id} was asked to {request}; it answers {when}.")

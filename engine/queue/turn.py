@@ -85,10 +85,10 @@ def _of_several(busy: Sequence[Card], needed_bytes: int | None) -> str:
         return ", ".join(card.why_not(needed_bytes) for card in busy)
     held = sum(card.holder is not None for card in busy)
     others = [card for card in busy if card.holder is None]
-    parts = [f"{held} are held by runs"] if held else []
+    parts = [f"{held} held by runs"] if held else []
     if free := [card.free_bytes for card in others if card.free_bytes is not None]:
-        wanted = "nearly all of one is" if needed_bytes is None else f"{amount(needed_bytes)} is"
-        parts.append(f"{len(free)} have {amount(max(free))} free at most, and {wanted} needed")
+        wanted = "nearly all of one" if needed_bytes is None else amount(needed_bytes)
+        parts.append(f"{len(free)} with {amount(max(free))} free at most, where {wanted} is needed")
     if silent := len(others) - len(free):
-        parts.append(f"{silent} do not answer")
+        parts.append(f"{silent} without an answer")
     return ", ".join(parts)

@@ -14,6 +14,19 @@ from engine.runs.store import Run, write_atomically
 from engine.spec import RunSpec
 
 CONFIG_NAME = "accelerate.yaml"
+FSDP_CONFIG = {
+    "fsdp_version": 1,  # `engine.worker.sharding` says why
+    "fsdp_sharding_strategy": "FULL_SHARD",
+    "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",  # transformers puts PEFT's `fsdp_auto_wrap_policy` in its place
+    "fsdp_use_orig_params": False,
+    "fsdp_backward_prefetch": "BACKWARD_PRE",
+    "fsdp_forward_prefetch": False,
+    "fsdp_offload_params": False,
+    # A quantized model is loaded by every process whatever this says: only its weights could be sent, not their scales.
+    "fsdp_cpu_ram_efficient_loading": False,
+    "fsdp_sync_module_states": False,
+    "fsdp_activation_checkpointing": False,  # the trainer's own is used
+}
 SUPERVISOR_VARIABLE = "LORADECK_SUPERVISOR_PID"
 """Tells the processes of a run who has to live for them to go on: their parent is accelerate's launcher."""
 
@@ -25,7 +38,7 @@ def accelerated(run: Run, spec: RunSpec, main_port: int | None = None) -> list[s
     """
     hardware = spec.hardware
     several = hardware.num_machines > 1
-    config = {
+    config: dict[str, object] = {
         "compute_environment": "LOCAL_MACHINE",
         # On the CPU too: with MULTI_CPU accelerate 1.15 starts a single process unless MPI is there.
         "distributed_type": "MULTI_GPU",
@@ -40,6 +53,8 @@ def accelerated(run: Run, spec: RunSpec, main_port: int | None = None) -> list[s
         "rdzv_backend": "static",
         "use_cpu": False,
     }
+    if spec.hardware.strategy == "fsdp":
+        config |= {"distributed_type": "FSDP", "fsdp_config": FSDP_CONFIG}
     path = run.folder / CONFIG_NAME
     write_atomically(path, yaml.safe_dump(config, sort_keys=False).encode())
     launcher = [sys.executable, "-m", "engine.worker", "launch", "--config_file", str(path)]

@@ -7,8 +7,8 @@ import time
 from engine.runs import control
 from engine.runs.store import Run
 
-LEAVING_S = 3.0
-"""A run that waits here looks for requests once a second."""
+LEAVING_S = 10.0
+"""A run that waits here looks for requests once a second, as soon as its supervisor is up."""
 
 
 def ask(run: Run, request: control.Request) -> None:

@@ -29,6 +29,8 @@ def changed_spec(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:
         holder[name] = value
     if raw["hardware"]["num_processes"] != spec.hardware.num_processes:
         _keep_the_step(spec, raw, changes)
+    if raw["hardware"]["strategy"] == "fsdp" and "quantization.bnb_4bit_quant_storage" not in changes:
+        raw["quantization"]["bnb_4bit_quant_storage"] = raw["quantization"]["bnb_4bit_compute_dtype"]
     return parse_spec(raw)
 
 
@@ -39,7 +41,8 @@ def _keep_the_step(spec: RunSpec, raw: dict[str, Any], changes: Mapping[str, Any
     if not isinstance(processes, int) or processes < 1:
         return  # parse_spec says so
     if "hardware.strategy" not in changes:
-        hardware["strategy"] = "ddp" if processes > 1 else "none"
+        shared = "fsdp" if spec.hardware.strategy == "fsdp" else "ddp"
+        hardware["strategy"] = shared if processes > 1 else "none"
     ids = hardware["gpu_ids"]
     if "hardware.gpu_ids" not in changes and hardware["device"] != "cpu":
         known, here = ids or [int(hardware["device"].removeprefix("cuda:") or 0)], processes // hardware["num_machines"]

@@ -107,7 +107,7 @@ class RankWatch:
         self._beats: dict[int, Beat] = {}
         self._stopped_since: dict[int, float] = {}
         self._step_times: list[float] = []
-        self._launcher_ended = False
+        self._launcher_ended = self._has_killed_launcher = False
         self._failed_at: float | None = None
         self._ended_at: float | None = None
         self._hangs: int | None = None
@@ -143,6 +143,7 @@ class RankWatch:
             self._ended_at = now
             self._end_processes()
         elif now >= self._ended_at + LAUNCHER_GRACE_S and not self._launcher_ended:
+            self._has_killed_launcher = True
             end_tree(launcher_pid)
 
     def ended(self, launcher_exit_code: int, launcher_pid: int) -> ProcessEnd:
@@ -154,7 +155,7 @@ class RankWatch:
             well = self._processes[first].record.exit_code if first in self._processes else None
             # Others that the first had left alone may have failed, and so the launcher. If the launcher was killed it
             # is not a person who wanted this stop.
-            was_killed = launcher_exit_code < 0 and self._ended_at is None and well != 0
+            was_killed = launcher_exit_code < 0 and not self._has_killed_launcher and well != 0
             code = well if well is not None and not was_killed else launcher_exit_code
             told = well is not None and not was_killed
             end = ProcessEnd(code, launcher_pid, self.run.log_path, self._log_began[first], has_told=told)

@@ -10,6 +10,7 @@ import gc
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -101,7 +102,9 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
         for number, batch in enumerate(batches, start=1):
             self.requests.stop_if_asked()
             trainer.accelerator.gradient_state._set_sync_gradients(number == passes)
-            trainer.training_step(model, batch, learnt_tokens)
+            # Between steps FSDP keeps whole gradients.
+            with nullcontext() if number == passes else trainer.accelerator.no_sync(model):
+                trainer.training_step(model, batch, learnt_tokens)
         self.requests.stop_if_asked()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if args.max_grad_norm > 0:
@@ -134,8 +137,9 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
             self.trainer.doing("save"),
             tempfile.TemporaryDirectory(dir=self.scratch, prefix=SCRATCH_PREFIX) as folder,
         ):
+            learnt = self.trainer.learnt()
             if self.trainer.ranks.keeps:
-                self.trainer.write_checkpoint(Path(folder) / "checkpoint", [random_states()], 0)
+                self.trainer.write_checkpoint(Path(folder) / "checkpoint", learnt, [random_states()], 0)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from engine.runs.events import EventWriter, NoEvents
 from engine.runs.ranks import rank_log_path
 from engine.runs.store import Cause, Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
-from engine.targets import problems_with
+from engine.targets import problems_of_sharing, problems_with
 from engine.worker.agreeing import agreed_checkpoint, check_same_rows, check_same_weights
 from engine.worker.answering import Answering
 from engine.worker.best import best_of, words_of_end
@@ -44,6 +44,7 @@ from engine.worker.ranks import NO_LIMIT, Ranks, is_lost
 from engine.worker.requests import Requests, StopRequested
 from engine.worker.trackers import PROJECT, Trackers, trackers_of
 from engine.worker.trainer import DeckTrainer, save_adapter
+from engine.worker.wrapping import check_config, check_units
 
 STOPPED = 130
 
@@ -155,9 +156,8 @@ class Training:
         if data.held_out is not None and spec.training.eval_strategy == "no":
             trainer.evaluate()
         measured.record("end")  # the answers that follow are in no prediction
-        if self.ranks.keeps:
-            with self.requests.alone():
-                self.finish(answering)
+        with self.requests.alone():
+            self.finish(answering)
         return True
 
     def set_up(self, spec: RunSpec, data: RunData) -> DeckTrainer:
@@ -184,6 +184,7 @@ class Training:
                 reporter=self.reporter,
                 ranks=self.ranks,
                 best=best,
+                shards=spec.hardware.strategy == "fsdp",
                 model=model,
                 args=args,
                 train_dataset=data.train,
@@ -203,8 +204,17 @@ class Training:
         trainer.remove_callback(PrinterCallback)  # the events hold it, and the log is for what libraries say
         if spec.model.trust_remote_code:
             check_adapted(spec, trainer)
+        if trainer.shards:
+            check_units(trainer.model)
         if spec.data.packing:
-            check_rows_stay_apart(trainer.model, trainer.compute_loss_context_manager())
+
+            def check_packing() -> None:
+                check_rows_stay_apart(trainer.model, trainer.compute_loss_context_manager())
+
+            if trainer.shards:
+                trainer.once_shared = check_packing
+            else:
+                check_packing()
         return trainer
 
     def tell_about_data(self, spec: RunSpec, data: RunData) -> None:
@@ -254,14 +264,17 @@ class Training:
         )
 
     def finish(self, answering: Answering) -> None:
-        """What follows the last step and evaluation: the adapter, and answers to compare. By rank 0 alone."""
+        """What follows the last step and evaluation: the adapter, and answers to compare. Who keeps a run folder writes."""
         trainer = self.trainer
         assert trainer is not None
         kept_step = self.keep_the_best(trainer)
+        adapter = trainer.whole_adapter()
+        if not self.ranks.keeps:
+            return
         self.reporter.state("saving")
         shutil.rmtree(self.run.adapter_folder, ignore_errors=True)
         with trainer.doing("save"), staged_folder(self.run.adapter_folder) as folder:
-            save_adapter(trainer.model, folder)
+            save_adapter(trainer.model, folder, adapter)
             trainer.processing_class.save_pretrained(folder)
         answering.at_the_end(kept_step or trainer.state.global_step)
 
@@ -390,9 +403,11 @@ def check_targets(spec: RunSpec) -> None:
     config_path = Path(model.name_or_path) / "config.json"
     if config_path.is_file():  # the next run of this model can then be predicted at its launch
         architecture_cache.write(architecture_cache.key(config_path), architecture)
-    problems = problems_with(spec.lora, architecture, spec.quantization)
+    problems = problems_with(spec.lora, architecture, spec.quantization) or problems_of_sharing(spec, architecture)
     if problems:
         raise BadSpec(". ".join(map(str, problems)), "`loradeck tree` shows this model's modules.")
+    if spec.hardware.strategy == "fsdp":
+        check_config(config, spec)
 
 
 def check_adapted(spec: RunSpec, trainer: DeckTrainer) -> None:

@@ -128,8 +128,15 @@ async def test_memory_that_runs_out_on_one_rank_has_a_way_out_that_holds_for_all
         await until(pilot, lambda: len(list_runs()) == 2 and monitor(pilot).watched != run, "it goes on")
         child = monitor(pilot).watched
         assert (await asyncio.to_thread(wait_for_end, child)).state == "finished", child.log_path.read_text()
-    ends = [event for event in read_events(run.supervisor_events_path) if event.get("state") == "failed"]
-    assert [event["rank"] for event in ends] == [1]
+    status = run.read_status()
+    assert (status.state, status.cause) == ("failed", "oom")
+    assert status.message.startswith("Rank 1: Out of memory in the forward pass at step 2, on a batch of 2 rows")
+    by_supervisor = list(read_events(run.supervisor_events_path))
+    (oom,) = [event for event in by_supervisor if event["type"] == "oom"]
+    assert (oom["rank"], oom["step"], oom["phase"], oom["capacity_bytes"]) == (1, 2, "forward", 1000 * 2**20)
+    assert [event["rank"] for event in by_supervisor if event.get("state") == "failed"] == [1]
+    by_rank_0 = {event["type"] for event in read_events(run.events_path)}
+    assert not by_rank_0 & {"oom", "error"}, "rank 0 took the end of rank 1 for its own failure"
     plan, *steps = [event for event in read_events(child.events_path) if event["type"] in ("plan", "step")]
     assert (plan["processes"], plan["effective_batch_size"]) == (2, 8)
     assert [event["step"] for event in steps] == [2, 3]

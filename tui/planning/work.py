@@ -21,7 +21,7 @@ from engine.runs.launch import launch
 from engine.runs.store import Run
 from engine.slurm.commands import SlurmError
 from engine.spec import DataSection, ModelSection, RunSpec
-from engine.targets import problems_with
+from engine.targets import problems_of_sharing, problems_with
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def check(spec: RunSpec, folder: Path, inspector: Inspector, architecture: Archi
         else:
             architecture = found
     if architecture is not None:
-        found_by_model = problems_with(spec.lora, architecture, spec.quantization)
+        found_by_model = problems_with(spec.lora, architecture, spec.quantization) or problems_of_sharing(
+            spec, architecture
+        )
         problems += [problem for problem in found_by_model if problem not in problems]
     return Checked(None if problems else resolved, problems)
 

@@ -53,7 +53,7 @@ def queued(spec_path: Path) -> Run:
 def began(run: Run) -> float:
     """When its trainer's supervisor took over."""
     events = read_events(run.supervisor_events_path)
-    return next(float(event["time"]) for event in events if event["state"] == "starting")
+    return next(float(event["time"]) for event in events if event.get("state") == "starting")
 
 
 def line() -> list[Any]:
@@ -92,7 +92,7 @@ def test_runs_train_one_after_the_other_in_the_order_that_is_wanted(tiny_spec: M
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: killed.read_status().state == "lost", "it is lost")
     wait_for_step(first, 1)
-    wait_until(lambda: second.read_status().place == 2, "the places are known")
+    wait_until(lambda: (third.read_status().place, second.read_status().place) == (1, 2), "the places are known")
     listed = loradeck("queue").stdout.splitlines()
     assert listed == [
         f" 1st  {third.id}  waits for the CPU, held by {first.id}.",
@@ -105,6 +105,7 @@ def test_runs_train_one_after_the_other_in_the_order_that_is_wanted(tiny_spec: M
     back = loradeck("resume", killed.id, "--queue", "--detach")
     assert f"{killed.id} will go on from the beginning: it has no checkpoint." in back.stdout
     assert "It is 3rd in the queue" in back.stdout
+    wait_until(lambda: killed.read_status().message, "it waits again")
     taken_out = loradeck("stop", killed.id)
     assert taken_out.stdout == f"{killed.id} is out of the queue.\n"
     assert killed.read_status().state == "stopped"

@@ -70,8 +70,8 @@ def test_it_is_said_what_is_in_the_way() -> None:
     )
     many = [gpu(0, holder="x"), gpu(1, holder="y"), gpu(2, 3), gpu(3, 2), gpu(4, answers=False, free_bytes=None)]
     assert turn(Wish((0, 1, 2, 3, 4), needed_bytes=4 * GIB), many).why == (
-        "waits for one of 5 GPUs: 2 are held by runs, 2 have 3.0 GiB free at most, and 4.0 GiB is needed, "
-        "1 do not answer"
+        "waits for one of 5 GPUs: 2 held by runs, 2 with 3.0 GiB free at most, where 4.0 GiB is needed, "
+        "1 without an answer"
     )
     assert turn(Wish((CPU,)), [Card(CPU, "x")]).why == "waits for the CPU, held by x"
     assert turn(Wish(()), []).why == "waits for a GPU, and the driver shows none that it can use"

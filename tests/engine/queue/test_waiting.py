@@ -164,7 +164,7 @@ def test_a_killed_one_leaves_no_hole_and_one_that_is_stopped_leaves_the_queue(
 def test_an_order_to_end_takes_it_out_of_the_queue(fake_driver: FakeDriver, wait_on: MakeWaiter) -> None:
     fake_driver.write([busy()])
     waiter = wait_on("cuda:0")
-    wait_until(lambda: waiter.run.read_status().message, "it waits", 30)
+    wait_until(lambda: waiter.run.read_status().message, "it waits", 60)
     waiter.process.terminate()
     waiter.process.wait(30)
     assert waiter.run.read_status().state == "stopped"
@@ -181,7 +181,7 @@ def test_without_a_prediction_nearly_all_of_the_card_is_waited_for_and_never_mor
     unpredicted.finish()
     wait_on("cuda:0", predicted_bytes=40 * GIB).starts()
     small = wait_on("cuda:0", predicted_bytes=40 * GIB, memory_limit="2GiB")
-    wait_until(lambda: small.run.read_status().message, "it waits", 30)
+    wait_until(lambda: small.run.read_status().message, "it waits", 60)
     assert waiting()[0].wish == Wish((0,), 1, 2 * GIB)
 
 
@@ -227,10 +227,10 @@ def test_a_run_that_gets_another_card_than_it_was_predicted_for_is_predicted_ane
     fake_driver.write([busy(), FakeGpu(name="NVIDIA L4", total=24 * GIB)])
     waiter = wait_on(predicted_bytes=8 * GIB)
     waiter.starts()
-    prediction = wait_until(lambda: (found := read_prediction(waiter.run)) and found.card == "L4" and found, "L4", 30)
+    prediction = wait_until(lambda: (found := read_prediction(waiter.run)) and found.card == "L4" and found, "L4", 60)
     known = prediction.footprint.device_bytes
     assert GIB // 4 < known < 2 * GIB
-    wait_until(lambda: waiter.run.read_status().predicted_bytes == known, "the status tells it", 30)
+    wait_until(lambda: waiter.run.read_status().predicted_bytes == known, "the status tells it", 60)
 
 
 def test_a_run_that_nvml_sees_on_a_card_holds_it_whatever_its_settings_say(
@@ -272,9 +272,9 @@ def test_a_file_of_the_queue_that_is_nonsense_or_gone_blocks_nobody(
     second.finish()
     fake_driver.write([FREE, busy()])
     third = wait_on("cuda:1")
-    wait_until(lambda: third.run.read_status().message, "it waits", 30)
+    wait_until(lambda: third.run.read_status().message, "it waits", 60)
     shutil.rmtree(queue_folder())
-    wait_until(lambda: [entry.run_id for entry in waiting()] == [third.run.id], "it has a place again", 30)
+    wait_until(lambda: [entry.run_id for entry in waiting()] == [third.run.id], "it has a place again", 60)
 
 
 def test_a_queue_that_cannot_be_used_is_said_and_the_run_goes_on_waiting(
@@ -299,11 +299,11 @@ def test_a_queue_that_cannot_be_used_is_said_and_the_run_goes_on_waiting(
     waiter.finish()
     fake_driver.write([busy()])
     again = wait_on("cuda:0")
-    wait_until(lambda: again.run.read_status().message, "it waits", 30)
+    wait_until(lambda: again.run.read_status().message, "it waits", 60)
     shutil.rmtree(queue_folder())
     queue_folder().write_text("no folder")
     fake_driver.write([FREE])
-    wait_until(lambda: "the queue cannot be used" in again.run.read_status().message, "it says so", 30)
+    wait_until(lambda: "the queue cannot be used" in again.run.read_status().message, "it says so", 60)
     assert "Not a directory" in again.run.read_status().message
     queue_folder().unlink()
     again.starts()
@@ -334,7 +334,7 @@ def test_a_queue_that_stays_unusable_ends_the_run(
 def test_on_a_full_disk_it_says_so_and_starts_when_there_is_room(fake_driver: FakeDriver, wait_on: MakeWaiter) -> None:
     fake_driver.write([busy()])
     waiter = wait_on()  # which GPU it got has to be written into its run.yaml
-    wait_until(lambda: waiter.run.read_status().message, "it waits", 30)
+    wait_until(lambda: waiter.run.read_status().message, "it waits", 60)
     limits = resource.prlimit(waiter.process.pid, resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
     assert waiter.run.spec_path.stat().st_size > 2048 > waiter.run.status_path.stat().st_size
     fake_driver.write([FREE])
@@ -348,10 +348,10 @@ def test_on_a_full_disk_it_says_so_and_starts_when_there_is_room(fake_driver: Fa
 def test_waiting_costs_next_to_nothing(fake_driver: FakeDriver, wait_on: MakeWaiter) -> None:
     fake_driver.write([busy()])
     waiter = wait_on("cuda:0")
-    wait_until(lambda: waiter.run.read_status().message, "it waits", 30)
+    wait_until(lambda: waiter.run.read_status().message, "it waits", 60)
     process = psutil.Process(waiter.process.pid)
     before, beat = process.cpu_times(), waiter.run.read_status().heartbeat
-    wait_until(lambda: waiter.run.read_status().heartbeat > beat, "it beats", 30)  # five looks later
+    wait_until(lambda: waiter.run.read_status().heartbeat > beat, "it beats", 60)  # five looks later
     after = process.cpu_times()
     assert after.user + after.system - before.user - before.system < 0.25
     assert process.memory_info().rss < 150 * 2**20

@@ -55,11 +55,11 @@ class Waiter:
 
     def says(self, words: str) -> None:
         """Returns once the run's message is this."""
-        wait_until(lambda: self.run.read_status().message == words, f"{self.run.id} says {words!r}", 30)
+        wait_until(lambda: self.run.read_status().message == words, f"{self.run.id} says {words!r}", 60)
 
     def starts(self) -> None:
         """Returns once it has its card."""
-        wait_until(lambda: self.run.read_status().state == "starting", f"{self.run.id} starts", 30)
+        wait_until(lambda: self.run.read_status().state == "starting", f"{self.run.id} starts", 60)
 
     def finish(self) -> None:
         """End the run that holds a card."""
