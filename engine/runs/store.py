@@ -184,7 +184,8 @@ class Run:
     @property
     def whole(self) -> Run:
         """Of another machine's part in a shared run folder, the run that it is a part of; else this run."""
-        return Run(self.folder.parent.parent) if self.folder.parent.name == PARTS else self
+        is_part = self.folder.parent.name == PARTS and self.folder.name.isdigit()
+        return Run(self.folder.parent.parent) if is_part else self
 
     def part(self, machine_rank: int) -> Run:
         """Another machine's part in this run's folder, where that is shared: all that its own processes write."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 NO_LIMIT = timedelta(days=30)
 """Others may wait as long as rank 0 tokenizes, saves or answers; the supervisor sees who hangs."""
-DEAD_AFTER = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 2, socket.TCP_USER_TIMEOUT: 15_000}
-"""tcp(7): asked after 5 s of silence, and dead 15 s after the last answer; a little before supervisors say so."""
 LOST = re.compile(
     r"gloo/|Connection (closed|reset) by peer|connection was (closed|reset)|Broken pipe|NCCL (error|communicator)"
     r"|ncclRemoteError|ncclSystemError|DistNetworkError|DistStoreError|store->(get|set)|recvValue failed",
@@ -217,8 +215,12 @@ def notice_dead_links() -> None:
     """Let the kernel end the connections of this process to others from which nothing comes any more.
 
     A cut link says nothing by itself, and gloo would wait as long as it may. While a machine lives its kernel answers,
-    however long its processes are silent.
+    however long its processes are silent. Where there is no /proc, their supervisors still notice.
     """
+    if sys.platform != "linux":
+        return
+    # tcp(7): asked after 5 s of silence, and dead 15 s after the last answer, a little before supervisors say so.
+    options = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 2, socket.TCP_USER_TIMEOUT: 15_000}
     for name in os.listdir("/proc/self/fd"):
         try:
             if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
@@ -229,7 +231,7 @@ def notice_dead_links() -> None:
         with connection:
             if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                for option, value in DEAD_AFTER.items():
+                for option, value in options.items():
                     connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 

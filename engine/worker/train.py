@@ -264,7 +264,7 @@ class Training:
         )
 
     def finish(self, answering: Answering) -> None:
-        """What follows the last step and evaluation: the adapter, and answers. Who keeps a run folder writes."""
+        """What follows the last step and evaluation: the adapter, and answers to compare. Who keeps a folder writes."""
         trainer = self.trainer
         assert trainer is not None
         kept_step = self.keep_the_best(trainer)

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
@@ -25,7 +29,7 @@ from engine.runs.accelerating import CONFIG_NAME, accelerated, environment_of_se
 from engine.runs.launch import NotResumable, own_part
 from engine.runs.lineage import changed_spec
 from engine.runs.rank_watch import HANG_LEAST_S, RankWatch
-from engine.runs.ranks import Beat
+from engine.runs.ranks import BEAT, Beat, RankRecord, ranks_folder
 from engine.runs.remove import remove
 from engine.runs.store import Run, RunBusy, RunStatus, create_run, find_run, list_runs
 from engine.spec import HardwareSection, RunSpec
@@ -275,24 +279,27 @@ def test_a_port_that_is_taken_and_a_caller_that_is_nobody_are_told(pair: Pair) -
     assert first.contact.others() == {}
 
 
-def test_a_rank_that_hangs_is_named_by_its_own_machine(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("done_elsewhere", "is_here"), [(9, True), (3, False)])
+def test_a_rank_that_hangs_is_named_by_its_own_machine(tmp_path: Path, done_elsewhere: int, is_here: bool) -> None:
     now = 1000.0
-    watch = RankWatch(Run(tmp_path), 1, clock=lambda: now)
+    watch = RankWatch(Run(tmp_path), 1, clock=lambda: now, first=1)
     for _ in range(3):
         watch.step_took(0.1)
-    watch.beats_elsewhere = {1: (Beat(5, 3), False)}
-    watch.look(0, "training")
-    now += HANG_LEAST_S + 1
-    watch.look(0, "training")
-    assert watch._hangs == 0  # this one never began
-    watch = RankWatch(Run(tmp_path), 1, clock=lambda: now)
-    for _ in range(3):
-        watch.step_took(0.1)
-    watch.beats_elsewhere = {1: (Beat(-1, 3), False)}
-    watch.look(0, "training")
-    now += HANG_LEAST_S + 1
-    watch.look(0, "training")
-    assert watch._hangs is None
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        (ranks_folder(watch.run) / "1.json").write_text(json.dumps(asdict(RankRecord(1, process.pid))))
+        (ranks_folder(watch.run) / "1.beat").write_bytes(BEAT.pack(5, 2, 0))
+        watch.beats_elsewhere = {0: (Beat(done_elsewhere, 2), False)}
+        watch.look(process.pid, "training")
+        for _ in range(15):
+            now += HANG_LEAST_S / 10
+            watch.look(process.pid, "training")
+        end = watch.ended(1, process.pid)
+        assert (end.rank == 1, end.message.startswith("Rank 1 did not go on for 2 minutes")) == (is_here, is_here)
+        assert (process.wait(30) == -signal.SIGKILL) if is_here else (process.poll() is None)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_parts_of_a_shared_run_are_no_runs_of_their_own(tiny_spec: MakeSpec, deck_home: Path) -> None:

@@ -39,6 +39,15 @@ async def test_the_monitor_says_why_it_waits_and_where_it_stands(new_run: Callab
         assert "lost" not in said(pilot, "notice")
 
 
+async def test_the_monitor_says_which_machine_is_waited_for(new_run: Callable[..., RunFolder]) -> None:
+    folder = new_run(live=True)
+    words = "Waits for machine 1 (10.0.0.2): start the run there too."
+    folder.status(state="starting", message=words, trainer_pid=None)
+    async with app(folder).run_test(size=(120, 40)) as pilot:
+        await opened(pilot)
+        assert said(pilot, "notice") == words
+
+
 async def test_what_only_a_trainer_can_do_is_refused(new_run: Callable[..., RunFolder]) -> None:
     folder = queued(new_run)
     async with app(folder).run_test(size=(120, 40)) as pilot:

@@ -66,6 +66,8 @@ def notice(state: RunState, requests: Sequence[Request], run_id: str, glyphs: Gl
         sign = Content.styled(f"{glyphs.states['queued']} queued", "bold $secondary")
         words = _begin(state.message, glyphs) if state.message else "Why it waits is known in a moment."
         return Content("\n").join([sign, Content(words)])
+    if state.state == "starting" and state.message:  # other machines are waited for
+        return Content.styled(_begin(state.message, glyphs), "$warning")
     if state.state == "finished":
         return _finished(state, run_id, glyphs)
     if state.oom is not None:
