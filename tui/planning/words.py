@@ -90,15 +90,19 @@ def no_memory(why_not: str, card: Card | None) -> Content:
     return Content.styled(f"{BAR_LABEL}{why_not}{'   ' + free if free else ''}", "$secondary")
 
 
-def memory(footprint: Footprint, tier: str, card: Card | None, glyphs: Glyphs, width: int) -> Content:
-    """Two lines: the stacked bar against what is free with the verdict, and what its segments are."""
+def memory(
+    footprint: Footprint, tier: str, card: Card | None, glyphs: Glyphs, width: int, processes: int = 1
+) -> Content:
+    """Two lines: the stacked bar against what is free with the verdict, and what its segments are; of one of several
+    processes."""
     free_bytes = card.free_bytes if card is not None else None
+    each = " a rank" if processes > 1 else ""
     if card is None or free_bytes is None:
-        said = f" {amount(footprint.device_bytes)}, {'free memory unknown' if card else 'reading what is free'}"
+        said = f" {amount(footprint.device_bytes)}{each}, {'free memory unknown' if card else 'reading what is free'}"
         end = Content.styled(said, "$secondary")
     else:
         word, style = VERDICTS[footprint.verdict(free_bytes)]
-        said = f" {amount(footprint.device_bytes)} of {amount(free_bytes)} {room_word(card)}   "
+        said = f" {amount(footprint.device_bytes)}{each} of {amount(free_bytes)} {room_word(card)}   "
         end = Content.assemble(said, (word, style))
     scale_bytes = max(footprint.device_bytes, free_bytes or footprint.device_bytes)
     left, right = glyphs.bar_ends

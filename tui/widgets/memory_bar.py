@@ -168,7 +168,8 @@ class MemoryBar(Line):
             self._explain("")
             return
         waiting = ", tracing" if self.predictions.is_tracing and footprint.tier == "formula" else ""
-        self.say(plan_words.memory(footprint, f"{self.tier}{waiting}", self.card, glyphs, width))
+        processes = self._draft.spec.hardware.num_processes
+        self.say(plan_words.memory(footprint, f"{self.tier}{waiting}", self.card, glyphs, width, processes))
         details = plan_words.details(footprint, self.tier, self.predictions.why_not)
         self._explain("\n".join(map(glyphs.plain, details)))
 
