@@ -131,6 +131,11 @@ class QuantizationSection(Section):
     llm_int8_skip_modules: list[str] | None = None
     """Modules to keep unquantized, besides the head. Each costs 2 bytes a weight instead of 0.5 or 1."""
 
+    @property
+    def storage(self) -> str:
+        """`bnb_4bit_quant_storage` of a resolved spec, or of one from before it was resolved."""
+        return self.bnb_4bit_quant_storage or "uint8"
+
 
 class LoraSection(Section):
     """Which low-rank updates are trained: a `peft.LoraConfig`."""

@@ -115,7 +115,7 @@ def quantization_config(spec: RunSpec) -> BitsAndBytesConfig | None:
             bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
             bnb_4bit_use_double_quant=settings.bnb_4bit_use_double_quant,
             bnb_4bit_compute_dtype=getattr(torch, settings.bnb_4bit_compute_dtype),
-            bnb_4bit_quant_storage=getattr(torch, settings.bnb_4bit_quant_storage or "uint8"),
+            bnb_4bit_quant_storage=getattr(torch, settings.storage),
             llm_int8_skip_modules=skipped,
         )
     if settings.load_in == "8bit":

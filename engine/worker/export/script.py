@@ -171,7 +171,7 @@ def _quantization(spec: RunSpec) -> str:
             "bnb_4bit_quant_type": literal(settings.bnb_4bit_quant_type),
             "bnb_4bit_use_double_quant": repr(settings.bnb_4bit_use_double_quant),
             "bnb_4bit_compute_dtype": f"torch.{settings.bnb_4bit_compute_dtype}",
-            "bnb_4bit_quant_storage": f"torch.{settings.bnb_4bit_quant_storage}",
+            "bnb_4bit_quant_storage": f"torch.{settings.storage}",
         }
     else:
         arguments = {"load_in_8bit": "True", "llm_int8_threshold": repr(settings.llm_int8_threshold)}

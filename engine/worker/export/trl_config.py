@@ -87,7 +87,7 @@ def _settings(
     if quantization.load_in == "4bit":
         settings["bnb_4bit_quant_type"] = quantization.bnb_4bit_quant_type
         settings["use_bnb_nested_quant"] = quantization.bnb_4bit_use_double_quant
-        settings["bnb_4bit_quant_storage"] = quantization.bnb_4bit_quant_storage
+        settings["bnb_4bit_quant_storage"] = quantization.storage
     template = None
     if facts.conversations:
         encoder = data.encoder
