@@ -1,8 +1,7 @@
 """What one of several processes holds: reckoned from the prediction of a single one, whose trace has no collectives.
 
 DDP keeps the whole model on every rank, and beside the gradients the buckets that they are summed in. FSDP keeps a
-share of all parameters, gradients and optimizer state, and puts together the layer at work, the next one, and what is
-in no layer.
+share of all parameters, gradients and optimizer state, and beside it whole what is in no layer, and the layers at work.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from engine.spec import RunSpec
 from engine.targets import trainable_parameters
 
 GATHERED_LAYERS = 2
-"""The layer at work and the one fetched ahead: `fsdp_backward_prefetch: BACKWARD_PRE`, and in forward the two that
-FSDP's rate limiter lets be under way (torch/distributed/fsdp/_runtime_utils.py, `_unshard`)."""
+"""On a GPU, where work is queued: the layer at work and the next one (torch/distributed/fsdp/_runtime_utils.py, the
+rate limiter in `_unshard`). On the CPU it is one: `BACKWARD_PRE` fetches the next unit ahead, and with PEFT's policy
+that is an adapter's until a layer is nearly through."""
 NCCL_NOTE = "buffers of NCCL, which grow with the number of GPUs"
 
 
@@ -41,8 +41,9 @@ def _ddp(footprint: Footprint, spec: RunSpec, architecture: Architecture) -> Foo
 def _fsdp(footprint: Footprint, spec: RunSpec, architecture: Architecture) -> Footprint:
     processes, held, weights = spec.hardware.num_processes, footprint.categories, Weights.of(spec, architecture)
     shared = held.get("weights", 0) - weights.scales
-    together = weights.outside_layers + GATHERED_LAYERS * weights.largest_layer
-    kept = weights.scales + min(shared, -(-shared // processes) + together)
+    layers = 1 if spec.hardware.device == "cpu" else GATHERED_LAYERS
+    together = weights.outside_layers + layers * weights.largest_layer
+    kept = weights.scales + -(-shared // processes) + together
     added: dict[Category, int] = {"weights": kept - held.get("weights", 0)}
     for name in ("adapters", "optimizer"):
         added[name] = -(held.get(name, 0) - -(-held.get(name, 0) // processes))

@@ -38,12 +38,21 @@ TRAINING = ("forward", "backward", "optimizer")
 def count(folder: str) -> None:
     """In a process of a run: train three steps, and write down the peak of what tensors took."""
     import torch
-    from torch.profiler import ProfilerActivity, profile
+    from bitsandbytes.nn import Linear4bit
+    from torch.profiler import ProfilerActivity, profile, record_function
+    from transformers import TrainerCallback
 
     import engine.worker.train as worker
     from engine.runs.events import NoEvents
     from engine.worker.ranks import Place, Ranks
-    from tests.benchmarks.real_steps import STEP_END, MarkedTrainer, StepEnds, Timeline
+    from tests.benchmarks.real_steps import STEP_END, MarkedTrainer, Timeline
+
+    class StepEnds(TrainerCallback):  # type: ignore[misc]
+        """Marks ends of steps in the profile."""
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            with record_function(STEP_END):
+                pass
 
     torch.set_num_threads(1)
     run = Run(Path(folder))
@@ -55,18 +64,32 @@ def count(folder: str) -> None:
     load = worker.load_model
 
     def loaded(spec: RunSpec) -> PreTrainedModel:
-        """The model in memory that the allocator gave: some weights are views of the mapped file else."""
+        """The model in memory that the profile has seen given: it is loaded by several threads, and some weights are
+        views of the mapped file."""
         model = load(spec)
-        for parameter in model.parameters():
-            parameter.data = parameter.data.clone()
+        profiler.start()
+        copies: dict[int, torch.Tensor] = {}
+
+        def copied(tensor: torch.Tensor) -> torch.Tensor:
+            return copies.setdefault(tensor.data_ptr(), tensor.detach().clone())
+
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = copied(tensor.data)
+        for module in model.modules():
+            state = module.quant_state if isinstance(module, Linear4bit) else None
+            while state is not None:
+                state.absmax, state.code = copied(state.absmax), copied(state.code)
+                state.offset = copied(state.offset) if state.offset is not None else None
+                state = state.state2
         return model
 
     worker.load_model = loaded
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        trainer = training.set_up(spec, data)
-        trainer.__class__ = MarkedTrainer
-        trainer.add_callback(StepEnds(trainer))
-        trainer.train()
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    trainer = training.set_up(spec, data)
+    trainer.__class__ = MarkedTrainer
+    trainer.add_callback(StepEnds())
+    trainer.train()
+    profiler.stop()
     timeline = Timeline.of(profiler)
     ends = [when for when, name in timeline.marks if name == STEP_END]
     peaks = [timeline.peak(*window) for window in pairwise(ends)]

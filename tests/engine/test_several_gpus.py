@@ -75,8 +75,8 @@ def test_what_does_not_go_together_is_told(tiny_spec: MakeSpec, hardware: dict[s
 
 
 def test_a_strategy_that_is_not_there_is_refused(tiny_spec: MakeSpec) -> None:
-    with pytest.raises(InvalidSpec, match="strategy: should be 'none' or 'ddp', not 'fsdp'"):
-        tiny_spec(hardware={"num_processes": 2, "strategy": "fsdp"})
+    with pytest.raises(InvalidSpec, match="strategy: should be 'none', 'ddp' or 'fsdp', not 'zero3'"):
+        tiny_spec(hardware={"num_processes": 2, "strategy": "zero3"})
 
 
 def test_the_run_folder_holds_the_config_of_accelerate(tiny_spec: MakeSpec) -> None:
