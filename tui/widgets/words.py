@@ -20,3 +20,7 @@ class Words(Static):
         if not words.is_same(self.words):
             self.words = words
             self.update(words)
+            if not self.is_mounted:
+                # A layout may have come first. Textual (8.2.8) then keeps the height of the old words: `refresh` lets
+                # go of it in a mounted widget only.
+                self.call_next(self.refresh, layout=True)
