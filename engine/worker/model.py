@@ -38,10 +38,10 @@ def load_tokenizer(spec: RunSpec) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(spec: RunSpec) -> PreTrainedModel:
-    """The frozen base model on the spec's device. Raises BadSpec if it has no safetensors weights."""
+def load_model(spec: RunSpec, to_share: bool = False) -> PreTrainedModel:
+    """The frozen base model on the spec's device; `to_share` among processes in host memory, where FSDP takes it from
+    unit by unit: no GPU ever holds more than its share. Raises BadSpec if it has no safetensors weights."""
     model = spec.model
-    shards = spec.hardware.strategy == "fsdp"
     device = torch_device(spec)
     try:
         base = model_class(spec).from_pretrained(
@@ -49,8 +49,7 @@ def load_model(spec: RunSpec) -> PreTrainedModel:
             revision=model.revision or "main",
             dtype=getattr(torch, model.dtype),
             quantization_config=quantization_config(spec),
-            # FSDP takes it from host memory unit by unit, so that no GPU has to hold more than its share.
-            device_map={"": "cpu" if shards else device},
+            device_map={"": "cpu" if to_share else device},
             attn_implementation=model.attn_implementation,
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,  # the other format is pickle, which runs code when it is read
@@ -71,7 +70,7 @@ def load_model(spec: RunSpec) -> PreTrainedModel:
         if "does not recognize this architecture" in str(error):
             raise BadSpec(str(error).splitlines()[0], "A newer transformers may know it; `loradeck doctor`.") from error
         raise
-    if shards:
+    if to_share:
         vars(base).pop("hf_device_map", None)  # accelerate takes it for where a quantized model has to stay
     if spec.hardware.device == "cpu":
         keep_trainable_on_cpu(base)

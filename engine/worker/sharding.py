@@ -7,13 +7,14 @@ float32 on a GPU: 4-bit codes that look like a NaN come back as another one (bit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from peft import get_peft_model_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from engine.worker.ranks import Place, Ranks
@@ -74,6 +75,16 @@ def trained_of(model: torch.nn.Module) -> list[Trained]:
             ((name, shape),) = zip(flat._fqns, flat._shapes, strict=True)
             found.append(Trained(f"{prefix}{name}", shape, flat))
     return found
+
+
+def saved_names(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """Name of a parameter that is trained -> the name that PEFT saves it under."""
+    numbered = {name: torch.tensor(number) for number, name in enumerate(names)}
+    by_number = {
+        int(number): name
+        for name, number in get_peft_model_state_dict(model, state_dict=numbered, save_embedding_layers=False).items()
+    }
+    return {name: by_number[int(number)] for name, number in numbered.items()}
 
 
 def keep_types(model: torch.nn.Module, types: dict[str, torch.dtype]) -> None:

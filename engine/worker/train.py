@@ -165,8 +165,9 @@ class Training:
         self.tell_about_data(spec, data)
         tokenizer = data.encoder.tokenizer
         apply_to(tokenizer, data.encoder.template)
+        shares = spec.hardware.strategy == "fsdp"
         with large_blocks_apart(spec):
-            model = load_model(spec)
+            model = load_model(spec, to_share=shares)
         check_same_weights(model, spec, self.ranks)
         if spec.quantization.load_in != "none" and not is_quantized(model):
             self.warn(
@@ -184,7 +185,7 @@ class Training:
                 reporter=self.reporter,
                 ranks=self.ranks,
                 best=best,
-                shards=spec.hardware.strategy == "fsdp",
+                shards=shares,
                 model=model,
                 args=args,
                 train_dataset=data.train,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from peft import load_peft_weights, set_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -40,6 +40,7 @@ from engine.worker.sharding import (
     keep_types,
     own_optimizer_state,
     put_parameters,
+    saved_names,
     shard_on_cpu,
     whole_optimizer_state,
     whole_parameters,
@@ -502,13 +503,3 @@ def save_adapter(model: Any, folder: Path, tensors: dict[str, torch.Tensor] | No
     model.save_pretrained(folder, save_embedding_layers=False, state_dict=None if tensors is None else {})
     if tensors is not None:
         save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-
-
-def saved_names(model: Any, names: Iterable[str]) -> dict[str, str]:
-    """Name of a parameter that is trained -> the name that PEFT saves it under."""
-    numbered = {name: torch.tensor(number) for number, name in enumerate(names)}
-    by_number = {
-        int(number): name
-        for name, number in get_peft_model_state_dict(model, state_dict=numbered, save_embedding_layers=False).items()
-    }
-    return {name: by_number[int(number)] for name, number in numbered.items()}

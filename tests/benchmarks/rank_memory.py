@@ -63,10 +63,10 @@ def count(folder: str) -> None:
     data = training.load_data(spec)
     load = worker.load_model
 
-    def loaded(spec: RunSpec) -> PreTrainedModel:
+    def loaded(*args: Any, **options: Any) -> PreTrainedModel:
         """The model in memory that the profile has seen given: it is loaded by several threads, and some weights are
         views of the mapped file."""
-        model = load(spec)
+        model = load(*args, **options)
         profiler.start()
         copies: dict[int, torch.Tensor] = {}
 

@@ -39,7 +39,9 @@ def main(model: str, folder: str) -> int:
     answers, held = [], []
     for spec in (alone, shared):
         torch.manual_seed(0)
-        adapted = get_peft_model(load_model(spec), lora_config(spec.lora), autocast_adapter_dtype=False)
+        adapted = get_peft_model(
+            load_model(spec, to_share=spec is shared), lora_config(spec.lora), autocast_adapter_dtype=False
+        )
         if spec is shared:
             assert {parameter.device.type for parameter in adapted.parameters()} == {"cpu"}
             check_units(adapted)

@@ -44,7 +44,9 @@ def in_one_process(spec: RunSpec) -> RunSpec:
     other."""
     if spec.hardware.num_processes == 1:
         return spec
-    return changed_spec(spec, {"hardware.num_processes": 1}).model_copy(update={"parent": spec.parent})
+    on_one_machine = {"num_processes": 1, "num_machines": 1, "machines": [], "machine_rank": None}
+    changes = {f"hardware.{name}": value for name, value in on_one_machine.items()}
+    return changed_spec(spec, changes).model_copy(update={"parent": spec.parent})
 
 
 def of_several(spec: RunSpec) -> str:
