@@ -23,7 +23,7 @@ from typing import Any, Literal, NoReturn, Protocol
 
 from platformdirs import user_cache_dir
 
-from engine.runs.store import staged_folder
+from engine.runs.store import NO_LOCKS, staged_folder
 
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 DEMO_HUB_ID = f"HuggingFaceTB/{DEMO_MODEL}"
@@ -295,6 +295,9 @@ def _only_one(folder: Path, report: Progress) -> Iterator[None]:
         except BlockingIOError:
             report("Waiting for another process that fetches the demo model", 0, None)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from engine.sharing import unshareable
 from engine.spec import SPEC_VERSION, TOP_SETTINGS, RunSpec, Section, Tracker
 
 SYNONYMS = {
@@ -45,6 +46,11 @@ SYNONYMS = {
     "num_gpus": "hardware.num_processes",
     "nproc_per_node": "hardware.num_processes",
     "world_size": "hardware.num_processes",
+    "nnodes": "hardware.num_machines",
+    "num_nodes": "hardware.num_machines",
+    "node_rank": "hardware.machine_rank",
+    "main_process_ip": "hardware.machines",
+    "main_process_port": "hardware.machines",
 }
 """Names that people bring from older versions and other tools, and where the setting is here."""
 
@@ -198,6 +204,7 @@ def impossible_combinations(spec: RunSpec) -> Iterator[Problem]:
         )
     yield from _problems_of_best(spec)
     yield from _problems_of_several(spec)
+    yield from _problems_of_machines(spec)
     yield from _problems_of_slurm(spec)
     if data.packing and data.max_length is None:
         yield Problem("data.max_length", "packing needs a block length", "write a number, such as 1024")
@@ -299,11 +306,13 @@ def _problems_of_several(spec: RunSpec) -> Iterator[Problem]:
     """Several processes: what does not go together, whatever the machine has."""
     hardware = spec.hardware
     count, ids = hardware.num_processes, hardware.gpu_ids
+    if hardware.strategy == "fsdp":
+        yield from (Problem(*words) for words in unshareable(spec))
     if count > 1 and hardware.strategy == "none":
         yield Problem(
             "hardware.strategy",
             f"none is for one process, and num_processes is {count}",
-            "write ddp, or leave it unset",
+            "write ddp or fsdp, or leave it unset",
         )
     if not ids:
         return
@@ -311,14 +320,44 @@ def _problems_of_several(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("hardware.gpu_ids", "device is cpu, which has no GPUs", "leave it out, or write device: cuda")
     elif len(set(ids)) < len(ids):
         yield Problem("hardware.gpu_ids", f"{ids} names a GPU twice", "each process needs a GPU of its own")
-    elif len(ids) != count:
-        yield Problem("hardware.gpu_ids", f"{len(ids)} GPUs for {count} processes", f"write num_processes: {len(ids)}")
+    elif len(ids) != hardware.processes_here:
+        reason = f"{len(ids)} GPUs for {hardware.processes_here} processes"
+        if hardware.num_machines > 1:
+            reason += " on each machine"
+        yield Problem("hardware.gpu_ids", reason, f"write num_processes: {len(ids) * hardware.num_machines}")
     elif hardware.device.startswith("cuda:") and hardware.device != f"cuda:{ids[0]}":
         yield Problem(
             "hardware.gpu_ids",
             f"{ids} does not begin with device: {hardware.device}",
             "write device: cuda, which takes the first of gpu_ids",
         )
+
+
+def _problems_of_machines(spec: RunSpec) -> Iterator[Problem]:
+    """Several machines: what does not go together, whichever of them this one is."""
+    hardware = spec.hardware
+    count, named, processes = hardware.num_machines, len(hardware.machines), hardware.num_processes
+    if named != count and (named or count > 1):
+        hint = f"write num_machines: {named}"
+        if not named:
+            hint = "write machines: [{address: 10.0.0.1}, {address: 10.0.0.2}], with the addresses of yours"
+        names = "none is named" if not named else "1 is named" if named == 1 else f"{named} are named"
+        yield Problem("hardware.machines", f"num_machines is {count}, and {names}", hint)
+    if hardware.machine_rank is not None and hardware.machine_rank >= count:
+        hint = f"write 0 to {count - 1}, or leave it unset" if count > 1 else "leave it unset"
+        yield Problem("hardware.machine_rank", f"{hardware.machine_rank} of {count}", hint)
+    if count == 1:
+        return
+    if processes % count:
+        fit = max(1, processes // count) * count
+        reason = f"{processes} cannot be shared out evenly among {count} machines"
+        yield Problem(
+            "hardware.num_processes", reason, f"write {fit} or {fit + count}: it counts those of all machines"
+        )
+    if hardware.launcher == "slurm":
+        yield Problem("hardware.launcher", "a job of Slurm is for one node, and num_machines is more", "write local")
+    if spec.on_oom == "retry":
+        yield Problem("on_oom", "each machine would retry for itself, and they have to agree", "write ask")
 
 
 def _problems_of_slurm(spec: RunSpec) -> Iterator[Problem]:
@@ -348,6 +387,16 @@ def field_names() -> dict[str, str]:
         for field in info.annotation.model_fields
     }
     return {**in_sections, **{name: name for name in TOP_SETTINGS}}
+
+
+def full_name(name: str) -> str:
+    """The full name of the setting that a person calls `name`. Raises InvalidSpec."""
+    names = field_names()
+    if name in names.values():
+        return name
+    if name not in names:
+        raise InvalidSpec([Problem(name, "unknown", _suggestion(name, name.rpartition(".")[2]))])
+    return names[name]
 
 
 def _problems_of(error: ValidationError) -> Iterator[Problem]:

@@ -18,6 +18,8 @@ from engine.runs.store import ENDED, Run, RunStatus, runs_folder
 from engine.slurm.commands import SlurmError
 
 POLL_S = 0.25
+QUEUE_S = 60.0
+"""A run in this machine's queue tells what it waits for so often, if its place is the same."""
 MEMORY_WHEN = {"end": "at the end", "preflight": "in the preflight"}
 PLAIN_LINES = 20
 """Progress lines of a whole run where there is no terminal to draw a bar on."""
@@ -105,8 +107,9 @@ class _View:
         self.progress = progress
         self.task = task
         self.total: int | None = None
-        self.told_of_queue = ""
-        """What was said last of why the run waits."""
+        self.told_of_waiting = RunStatus()
+        """The status of which it was said last why the run waits."""
+        self.told_at = 0.0
 
     def say(self, text: str, style: str = "") -> None:
         self.console.print(Text(printable(text), style=style))
@@ -114,8 +117,12 @@ class _View:
     def at(self, status: RunStatus) -> None:
         doing = status.state if status.state != "training" or status.step == 0 else ""
         self.progress.update(self.task, doing=doing)
-        if status.state == "queued" and status.message not in ("", self.told_of_queue):
-            self.told_of_queue = status.message
+        told, now = self.told_of_waiting, time.monotonic()
+        if status.state not in ("queued", "starting") or status.message in ("", told.message):
+            return
+        # A card's memory, which the message tells too, may change every second.
+        if status.place is None or status.place != told.place or now - self.told_at > QUEUE_S:
+            self.told_of_waiting, self.told_at = status, now
             self.say(status.message, "dim")
 
     def show(self, event: Event) -> None:

@@ -11,9 +11,10 @@ from engine.checks import InvalidSpec, Problem, impossible_combinations, missing
 from engine.data import client
 from engine.data.sources import is_path_like
 from engine.hardware import Gpu, visible_gpus
+from engine.machines.own import own_rank
 from engine.slurm import commands
 from engine.spec import RunSpec
-from engine.targets import problems_with
+from engine.targets import problems_of_sharing, problems_with
 
 
 def prepare(
@@ -33,7 +34,11 @@ def prepare(
     if on_slurm and (reason := commands.missing()) is not None:
         problems.append(Problem("hardware.launcher", f"slurm is asked for, and {reason}", "write launcher: local"))
     try:
-        resolved = _for_slurm(resolved) if on_slurm else _for_device(resolved, visible_gpus())
+        resolved = _for_slurm(resolved) if on_slurm else on_gpus(resolved, visible_gpus())
+    except InvalidSpec as error:
+        problems += error.problems
+    try:
+        resolved = _with(resolved, "hardware", machine_rank=own_rank(resolved.hardware))
     except InvalidSpec as error:
         problems += error.problems
     try:
@@ -53,12 +58,30 @@ def prepare(
         # Of a model that nobody has looked at yet the trainer says the same, before it loads weights: inspecting it
         # here takes seconds of imports that the trainer pays anyway. Code of the model's own makes another model.
         if architecture is not None and not resolved.model.trust_remote_code:
-            problems += problems_with(resolved.lora, architecture, resolved.quantization)
+            problems += problems_with(resolved.lora, architecture, resolved.quantization) or problems_of_sharing(
+                resolved, architecture
+            )
     problems += impossible_combinations(resolved)
     problems += missing_trackers(resolved.training.report_to)
     if problems:
         raise InvalidSpec(problems)
     return resolved
+
+
+def left_open(written: RunSpec, resolved: RunSpec) -> RunSpec:
+    """`resolved`, which `prepare` made of `written`, for a run that gets its GPU later: where any GPU will do, what
+    depends on the card is as a person wrote it. `on_gpus` then decides it."""
+    hardware = written.hardware
+    if resolved.hardware.device == "cpu" or not is_open(written) or hardware.gpu_ids or hardware.launcher != "local":
+        return resolved
+    opened = _with(resolved, "model", dtype=written.model.dtype)
+    sections = {"hardware": hardware, "training": written.training, "quantization": written.quantization}
+    return opened.model_copy(update=sections)
+
+
+def is_open(spec: RunSpec) -> bool:
+    """Whether it is not decided yet on which card a run of `spec` trains."""
+    return spec.hardware.device in ("auto", "cuda")
 
 
 def _with(spec: RunSpec, section: str, **values: object) -> RunSpec:
@@ -86,8 +109,9 @@ def with_absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
     return _with(spec, "model", name_or_path=str(beside_spec.absolute()))
 
 
-def _for_device(spec: RunSpec, gpus: list[Gpu]) -> RunSpec:
-    """`spec` with device, precision and optimizer chosen. Raises InvalidSpec for a GPU that the machine lacks."""
+def on_gpus(spec: RunSpec, gpus: list[Gpu]) -> RunSpec:
+    """`spec` with device, precision and optimizer chosen, where `gpus` are those of the machine that may be taken: the
+    first ones where any will do. Raises InvalidSpec for a GPU that is not among them."""
     device = spec.hardware.device
     if device == "auto":
         device = "cuda:0" if gpus else "cpu"
@@ -143,15 +167,17 @@ def _several_gpus(spec: RunSpec, first: int, gpus: list[Gpu]) -> list[Gpu]:
             reason = f"{', '.join(missing)} asked for, and this machine has {has}"
             raise InvalidSpec([Problem("hardware.gpu_ids", reason, hint)])
         return [by_index[number] for number in hardware.gpu_ids]
-    several = gpus[first : first + hardware.num_processes]
-    if len(several) < hardware.num_processes:
+    several = gpus[first : first + hardware.processes_here]
+    if len(several) < hardware.processes_here:
         from_there = f", {max(len(gpus) - first, 0)} of them from cuda:{first} on" if first else ""
         raise InvalidSpec(
             [
                 Problem(
                     "hardware.num_processes",
-                    f"{hardware.num_processes} processes need a GPU each, and this machine has {has}{from_there}",
-                    f"write {len(several)}" if several else "write device: cpu, or see `loradeck doctor`",
+                    f"{hardware.processes_here} processes need a GPU each, and this machine has {has}{from_there}",
+                    f"write {len(several) * hardware.num_machines}"
+                    if several
+                    else "write device: cpu, or see `loradeck doctor`",
                 )
             ]
         )
@@ -178,13 +204,17 @@ def for_device(spec: RunSpec, device: str, has_bf16: bool) -> RunSpec:
     fp16 = training.fp16 if training.fp16 is not None else device != "cpu" and not has_bf16
     compute_dtype = "bfloat16" if has_bf16 and not fp16 else "float16"
     optim = training.optim
+    shards = spec.hardware.strategy == "fsdp"
     if optim == "auto":
-        optim = "adamw_torch" if device == "cpu" else "paged_adamw_32bit"
+        optim = "adamw_torch" if device == "cpu" or shards else "paged_adamw_32bit"
     strategy = "ddp" if spec.hardware.num_processes > 1 else "none"
     spec = _with(spec, "hardware", device=device, strategy=spec.hardware.strategy or strategy)
     spec = _with(spec, "training", bf16=bf16, fp16=fp16, optim=optim)
     if spec.quantization.bnb_4bit_compute_dtype == "auto":
         spec = _with(spec, "quantization", bnb_4bit_compute_dtype=compute_dtype)
+    if spec.quantization.bnb_4bit_quant_storage is None:
+        storage = spec.quantization.bnb_4bit_compute_dtype if shards else "uint8"
+        spec = _with(spec, "quantization", bnb_4bit_quant_storage=storage)
     if spec.model.dtype == "auto":
         spec = _with(spec, "model", dtype=spec.quantization.bnb_4bit_compute_dtype)
     return spec

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from engine.machines import settings as machine_settings
+from engine.machines.settings import Machine
 from engine.slurm.settings import SlurmSettings, checked
 
 SPEC_VERSION = 1
@@ -121,14 +123,20 @@ class QuantizationSection(Section):
     """The type that 4-bit weights are expanded to for each matrix product. `auto` is bfloat16 where the device has
     it, else float16. float32 is slow and doubles the activations."""
 
-    bnb_4bit_quant_storage: Literal["uint8", "bfloat16", "float16", "float32"] = "uint8"
-    """The type whose bytes hold packed 4-bit weights. Only FSDP needs another one than uint8. Same memory."""
+    bnb_4bit_quant_storage: Literal["uint8", "bfloat16", "float16", "float32"] | None = None
+    """The type whose bytes hold packed 4-bit weights. Unset is uint8, and with `strategy: fsdp`, which shares only what
+    looks like other weights, the compute type. Same memory."""
 
     llm_int8_threshold: float = Field(default=6.0, ge=0)
     """8-bit only: activation columns with an entry above this stay in 16 bits, which keeps outliers exact."""
 
     llm_int8_skip_modules: list[str] | None = None
     """Modules to keep unquantized, besides the head. Each costs 2 bytes a weight instead of 0.5 or 1."""
+
+    @property
+    def storage_type(self) -> str:
+        """`bnb_4bit_quant_storage`, also of a spec in which it is not resolved."""
+        return self.bnb_4bit_quant_storage or "uint8"
 
 
 class LoraSection(Section):
@@ -419,15 +427,27 @@ class HardwareSection(Section):
     suffice is then known in the first minute. Unset does so on a GPU only."""
 
     num_processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that train together on one machine, each on a GPU of its own with a whole copy of the model. They share
-    the rows of each step: the effective batch is batch size x accumulation x this."""
+    """Processes that train together, on all machines, each on a GPU of its own. They share the rows of each step: the
+    effective batch is batch size x accumulation x this."""
 
-    strategy: Literal["none", "ddp"] | None = None
-    """How several processes share the work: `ddp` gives each a whole copy, and adds up their gradients. Unset is ddp
-    where there are several, and none where there is one."""
+    num_machines: Annotated[int, Field(ge=1, le=64)] = 1
+    """Machines that train together, each with the same number of processes. The run is started on each of them."""
+
+    machines: Annotated[list[dict[str, Any]], Field(max_length=64)] = []
+    """The machines in the order of their numbers, by the addresses at which they reach each other, such as
+    `[{address: 10.0.0.1, port: 29500}, {address: 10.0.0.2}]`. Machine 0 listens at its port for the others."""
+
+    machine_rank: Annotated[int, Field(ge=0, le=63)] | None = None
+    """Which of `machines` this one is. Unset finds it by its addresses."""
+
+    strategy: Literal["none", "ddp", "fsdp"] | None = None
+    """How several processes share the work: `ddp` gives each a whole copy of the model, and adds up their gradients;
+    `fsdp` gives each a share of every weight, for models that fit no single card, and is slower. Unset is ddp where
+    there are several, and none where there is one."""
 
     gpu_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] = []
-    """Numbers of the GPUs, one for each process, such as `[0, 2]`. Unset takes `device` and those after it."""
+    """Numbers of the GPUs, one for each process of a machine, such as `[0, 2]`. Unset takes `device` and those after
+    it."""
 
     launcher: Literal["local", "slurm"] = "local"
     """Who starts it: `local` is this machine, at once; `slurm` submits it as a batch job, and the run is `queued` until
@@ -441,6 +461,11 @@ class HardwareSection(Section):
     @classmethod
     def _is_a_job(cls, slurm: dict[str, Any]) -> dict[str, Any]:
         return checked(slurm)
+
+    @field_validator("machines")
+    @classmethod
+    def _are_machines(cls, machines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return machine_settings.checked(machines)
 
     @field_validator("device")
     @classmethod
@@ -460,6 +485,16 @@ class HardwareSection(Section):
         if limit is not None and not _size_bytes(limit):
             raise ValueError("should be a size such as 12GiB or 900MiB")
         return limit
+
+    @property
+    def processes_here(self) -> int:
+        """Processes on each machine."""
+        return self.num_processes // self.num_machines
+
+    @property
+    def machines_in_order(self) -> list[Machine]:
+        """`machines`, typed, by their numbers."""
+        return machine_settings.in_order(self.machines)
 
     @property
     def slurm_settings(self) -> SlurmSettings:

@@ -82,6 +82,12 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def ordinal(number: int) -> str:
+    """A place: `1st`, `2nd`, `3rd`, `11th`."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
 def tokens_per_s(value: float) -> str:
     """`1,940 tok/s`; with a digit after the point where it is slow."""
     return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.1f} tok/s"

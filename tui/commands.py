@@ -22,6 +22,7 @@ def commands(app: LoradeckApp, screen: Screen[object]) -> Iterator[SystemCommand
     yield SystemCommand("Runs", "The list of runs", partial(app.action_show, "runs"))
     if isinstance(screen, PlanScreen):
         yield from _plan_commands(screen)
+    yield from _queue_commands(screen)
     yield from _chat_commands(screen)
     yield from _evaluation_commands(screen)
     for name, theme in sorted(app.available_themes.items()):
@@ -30,6 +31,14 @@ def commands(app: LoradeckApp, screen: Screen[object]) -> Iterator[SystemCommand
             yield SystemCommand(f"Theme: {name}", f"Colours of the app; {kind}", partial(setattr, app, "theme", name))
     yield SystemCommand("Help", "The keys of what has the focus", app.action_help)
     yield SystemCommand("Quit", "Close this window; runs go on without it", app.action_leave)
+
+
+def _queue_commands(screen: Screen[object]) -> Iterator[SystemCommand]:
+    from tui.screens.runs import RunsScreen
+
+    if isinstance(screen, RunsScreen) and screen.check_action("place", ()):
+        yield SystemCommand("Sooner", "One place forward in the queue", partial(screen.action_place, -1))
+        yield SystemCommand("Later", "One place back in the queue", partial(screen.action_place, 1))
 
 
 def _chat_commands(screen: Screen[object]) -> Iterator[SystemCommand]:

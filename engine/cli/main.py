@@ -16,11 +16,13 @@ from engine.cli.chat import chat
 from engine.cli.data import data
 from engine.cli.evaluate import eval_run
 from engine.cli.export import export
+from engine.cli.machines import MachineRank, on_machine, wait_for_shared
 from engine.cli.memory import estimate, fit
 from engine.cli.merge import merge
 from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
+from engine.cli.queue import show_queue
 from engine.cli.runs import app as runs_app
-from engine.cli.watch import Detach, OpenApp, end, followed, launched, watch_or_leave
+from engine.cli.watch import Detach, OpenApp, Queue, end, followed, launched, watch_or_leave
 
 if TYPE_CHECKING:
     from engine.architecture import Architecture
@@ -71,14 +73,30 @@ def demo(
 def train(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec file; `loradeck new` writes one.")],
     detach: Detach = False,
+    queue: Queue = False,
+    machine_rank: MachineRank = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of several machines with LORADECK_HOME on shared storage: the one run folder of all."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a run. Ctrl-C stops it cleanly, with a checkpoint."""
     from engine.checks import read_spec
+    from engine.prepare import left_open
+    from engine.queue.wish import refuse_where_there_is_no_queue
 
     with wrong_input_explained(as_json):
-        resolved = _prepared(read_spec(spec), spec.absolute().parent, as_json)
-    watch_or_leave(launched(resolved, as_json), detach, as_json)
+        written = on_machine(read_spec(spec), machine_rank)
+        if queue:
+            refuse_where_there_is_no_queue(written)
+        resolved = _prepared(written, spec.absolute().parent, as_json)
+    if shared is not None:
+        wait_for_shared(shared, resolved, as_json)
+    run = launched(resolved, as_json, left_open(written, resolved) if queue else None, shared)
+    watch_or_leave(run, detach, as_json)
 
 
 @app.command()
@@ -178,6 +196,7 @@ app.command()(fit)
 
 
 app.add_typer(runs_app)
+app.command("queue")(show_queue)
 app.command("eval")(eval_run)
 app.command()(chat)
 app.command()(merge)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,8 +39,10 @@ TIERS = {"formula": "by formula", "shallow": "traced on few layers", "full": "tr
 def estimate(
     spec: SpecFile,
     gpu: GpuName = None,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that train together; bytes are those of one.")] = 1,
-    strategy: Annotated[str, typer.Option(help="How they share: ddp or fsdp.")] = "ddp",
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that train together; bytes are those of one. Else the spec's.")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="How they share: ddp or fsdp. Else the spec's.")] = None,
     formula: Annotated[bool, typer.Option("--formula", help="Answer at once, by formula alone.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -47,14 +50,17 @@ def estimate(
     from engine.inspector import Inspector
     from engine.memory.outcomes.history import with_experience
     from engine.memory.predict import NotPredicted, best, by_formula
-    from engine.memory.ranks import per_rank
     from engine.memory.ways_out.pricing import price
 
-    if strategy not in ("ddp", "fsdp"):
+    if strategy not in (None, "ddp", "fsdp"):
         fail(f"--strategy is ddp or fsdp, not {strategy}.", 2, as_json)
-    shared: Literal["ddp", "fsdp"] = "ddp" if strategy == "ddp" else "fsdp"
+    others: dict[str, Any] = {}
+    if processes is not None:
+        others = {"num_processes": processes, "strategy": None, "gpu_ids": []}
+    if strategy is not None:
+        others["strategy"] = strategy
     with Inspector() as inspector:
-        question = _question(spec, gpu, inspector, as_json)
+        question = _question(spec, gpu, inspector, as_json, others)
         try:
             if question.spec.training.activation_offloading and not question.card.on_cpu:  # counted: no trace has it
                 footprint = price(question, None if formula else inspector, "full")
@@ -66,11 +72,10 @@ def estimate(
             fail(str(reason), 1, as_json)
     if question.card.is_here:
         footprint = with_experience(footprint, question.card)
-    footprint = per_rank(footprint, question.resolved, question.architecture, processes, shared)
     if as_json:
         print_json(_with_verdict(footprint, question.card))
         return
-    _print(footprint, question.card, processes)
+    _print(footprint, question.card, question.spec.hardware.num_processes)
 
 
 def fit(spec: SpecFile, gpu: GpuName = None, as_json: AsJson = False) -> None:
@@ -103,12 +108,15 @@ def fit(spec: SpecFile, gpu: GpuName = None, as_json: AsJson = False) -> None:
                 typer.echo(f"\n{field} stays")
                 typer.echo(f"    {printable(reason)}")
         typer.echo("")
-        _print(found.footprint, question.card, 1)
+        _print(found.footprint, question.card, question.spec.hardware.num_processes)
     raise typer.Exit(0 if found.fits else 1)
 
 
-def _question(path: Path, gpu: str | None, inspector: Inspector, as_json: bool) -> Question:
-    """What is asked about: the spec's model, data and card. Ends the command where one of them is wrong."""
+def _question(
+    path: Path, gpu: str | None, inspector: Inspector, as_json: bool, hardware: Mapping[str, Any] | None = None
+) -> Question:
+    """What is asked about: the spec's model, data and card, with other values of `hardware` where some are given. Ends
+    the command where one of them is wrong."""
     from engine.catalog import ModelUnavailable, find_config
     from engine.checks import InvalidSpec, impossible_combinations, read_spec
     from engine.inspector import InspectorError, RequestRefused
@@ -116,10 +124,11 @@ def _question(path: Path, gpu: str | None, inspector: Inspector, as_json: bool) 
     from engine.memory.lengths import measured
     from engine.memory.predict import Question
     from engine.prepare import with_absolute_paths
-    from engine.targets import problems_with
+    from engine.targets import problems_of_sharing, problems_with
 
     with wrong_input_explained(as_json, "Nothing was predicted"):
         spec = with_absolute_paths(read_spec(path), path.absolute().parent)
+        spec = spec.model_copy(update={"hardware": spec.hardware.model_copy(update=dict(hardware or {}))})
         try:
             card = chosen_card(spec.hardware.device) if gpu is None else card_named(gpu)
         except ValueError as error:
@@ -136,7 +145,10 @@ def _question(path: Path, gpu: str | None, inspector: Inspector, as_json: bool) 
         except InspectorError as error:
             fail(str(error), 1, as_json)
         spec = spec.model_copy(update={"model": model.model_copy(update={"name_or_path": source.name_or_path})})
-        problems = [*problems_with(spec.lora, architecture, spec.quantization), *impossible_combinations(spec)]
+        problems = [
+            *(problems_with(spec.lora, architecture, spec.quantization) or problems_of_sharing(spec, architecture)),
+            *impossible_combinations(spec),
+        ]
         if problems:
             raise InvalidSpec(problems)
     question = Question(spec, architecture, card, config_folder=config_path.parent)

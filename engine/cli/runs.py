@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.cli.machines import MachineRank
 from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
 from engine.cli.show import OOM_CAUSES, facts_of, tell, tell_oom, tell_remedies
-from engine.cli.watch import Detach, OpenApp, RunName, ask, found_run, watch_or_leave
+from engine.cli.watch import Detach, OpenApp, Queue, RunName, ask, found_run, watch_or_leave
 from engine.runs.store import ENDED, Run, RunBusy, list_runs
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def runs(as_json: AsJson = False) -> None:
         step = f"{status.step:,}/{status.total_steps:,}" if status.total_steps else "-"
         losses = ("-" if value is None else f"{value:.4f}" for value in (status.loss, status.eval_loss))
         state = f"{status.state}: {status.cause}" if status.cause else status.state
+        if status.waits_here:
+            state = f"queued {status.place}"
         if status.state == "queued" and status.message:
             waiting.append(f"{run.id}: {status.message}")
         cells = (run.id, state, status.model, status.data, *([str(status.processes)] if several else []), step, *losses)
@@ -118,17 +121,35 @@ def resume(
             "--remedy", min=1, help="Of a run that ran out of memory: go on with this way out, by its number in `show`."
         ),
     ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Go on as a new run with another value of a setting: num_processes=4."
+        ),
+    ] = None,
     detach: Detach = False,
+    queue: Queue = False,
+    machine_rank: MachineRank = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a paused run, or with an ended one from its newest checkpoint."""
+    from engine.runs.launch import NotResumable, own_part
+    from engine.runs.launch import resume as resume_run
+
     run = found_run(name, as_json)
+    try:
+        run = own_part(run, machine_rank)
+    except NotResumable as error:
+        fail(str(error), 1, as_json)
     status = run.read_status()
+    if setting and status.state not in ENDED:
+        fail(f"{run.id} is still running. Stop it first: loradeck stop {run.id}", 1, as_json)
     if status.state == "paused":
         ask(name, "resume", as_json)
         return
-    if remedy:
-        child = _child(run, _recorded(run, remedy, as_json), as_json)
+    if remedy or setting:
+        chosen = _recorded(run, remedy, as_json) if remedy else []
+        child = _child(run, chosen, setting or [], queue, as_json)
         watch_or_leave(child, detach, as_json)
         return
     if status.continued_by is not None:
@@ -138,18 +159,23 @@ def resume(
             1,
             as_json,
         )
-    from engine.runs.launch import NotResumable
-    from engine.runs.launch import resume as resume_run
+    from engine.checks import read_spec
+    from engine.queue.line import QueueError
+    from engine.queue.wish import refuse_where_there_is_no_queue
     from engine.slurm.commands import SlurmError
 
-    try:
-        checkpoint = resume_run(run)
-    except (NotResumable, RunBusy, SlurmError) as error:
-        fail(str(error), 1, as_json)
-    except OSError as error:
-        fail(f"{run.folder} cannot be written: {error.strerror}.", 1, as_json)
+    with wrong_input_explained(as_json):
+        if queue:
+            refuse_where_there_is_no_queue(read_spec(run.spec_path))
+        try:
+            checkpoint = resume_run(run, queue=queue)
+        except (NotResumable, RunBusy, SlurmError, QueueError) as error:
+            fail(str(error), 1, as_json)
+        except OSError as error:
+            fail(f"{run.folder} cannot be written: {error.strerror}.", 1, as_json)
     if not as_json:
-        typer.echo(f"{run.id} goes on from {checkpoint.name if checkpoint else 'the beginning: it has no checkpoint'}.")
+        verb = "will go on" if queue else "goes on"
+        typer.echo(f"{run.id} {verb} from {checkpoint.name if checkpoint else 'the beginning: it has no checkpoint'}.")
         if status.cause in OOM_CAUSES:
             _warn_of_the_same_end(run)
     watch_or_leave(run, detach, as_json)
@@ -261,19 +287,24 @@ def _recorded(run: Run, numbers: list[int], as_json: bool) -> list[Remedy]:
     return chosen
 
 
-def _child(run: Run, chosen: list[Remedy], as_json: bool) -> Run:
-    """The run that goes on from `run` with these ways out, started."""
+def _child(run: Run, chosen: list[Remedy], settings: list[str], queue: bool, as_json: bool) -> Run:
+    """The run that goes on from `run` with these ways out and settings, started."""
+    from engine.cli.changes import prepared_changes, values_of
+    from engine.queue.line import QueueError
     from engine.runs.launch import NotResumable, continue_run
     from engine.runs.lineage import changes_in_words
     from engine.slurm.commands import SlurmError
 
     changes: dict[str, Any] = {field: new for remedy in chosen for field, (_, new) in remedy.changes.items()}
-    told = {field: values for remedy in chosen for field, values in remedy.changes.items()}
+    told: dict[str, Any] = {field: values for remedy in chosen for field, values in remedy.changes.items()}
     fresh = not all(remedy.continues for remedy in chosen)
     with wrong_input_explained(as_json):
+        if settings:
+            told |= prepared_changes(run, changes | values_of(settings))
+            changes |= {field: new for field, (_, new) in told.items()}
         try:
-            child = continue_run(run, changes, [remedy.id for remedy in chosen], fresh=fresh)
-        except (NotResumable, RunBusy, SlurmError) as error:
+            child = continue_run(run, changes, [remedy.id for remedy in chosen], fresh=fresh, queue=queue)
+        except (NotResumable, RunBusy, SlurmError, QueueError) as error:
             fail(str(error), 1, as_json)
         except OSError as error:
             fail(f"The run's folder cannot be written: {error.strerror} ({error.filename}).", 1, as_json)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from engine.cli.machines import words_of_machines
 from engine.cli.output import console, printable
 from engine.runs.store import ENDED, Run, RunStatus
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 OOM_CAUSES = ("oom", "host-oom")
 TOLD_APART = (
     "oom", "remedies", "remedies_event", "parent", "labels", "message", "processes", "rank_peak_bytes", "ranks",
+    "machines", "meeting",
 )  # fmt: skip
 """Facts that `show` tells in words of their own."""
 
@@ -99,6 +101,8 @@ def tell(run: Run, facts: dict[str, Any]) -> None:
             typer.echo(f"{key:<15} {printable(text)}")
     if facts["ranks"]:
         typer.echo(f"{'ranks':<15} {_words_of_ranks(facts['ranks'])}")
+    for words in words_of_machines(facts["machines"], facts["state"] in ENDED):
+        typer.echo(words)
     for words in _words_of_labels(facts["labels"] or {}):
         typer.echo(printable(words))
     if facts["message"]:

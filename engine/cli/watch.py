@@ -11,6 +11,7 @@ from engine.cli.output import console, fail, print_json, printable
 from engine.cli.show import facts_of
 from engine.runs import control
 from engine.runs.store import ENDED, Run, RunNotFound, RunStatus, find_run
+from engine.units import ordinal
 
 if TYPE_CHECKING:
     from engine.jobs.process import JobFailed
@@ -23,6 +24,7 @@ EXIT_OF_STATE = {"finished": 0, "stopped": 130}
 EXIT_OF_CAUSE = {"oom": 3, "host-oom": 3, "bad-spec": 2}
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a part of it, its folder, or `last`.")]
+Queue = Annotated[bool, typer.Option("--queue", help="Wait for a free card first: behind those that wait already.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Start it and return at once.")]
 
 
@@ -47,21 +49,25 @@ def fail_of_job(error: JobFailed, as_json: bool, advice: str = "") -> NoReturn:
     raise typer.Exit(EXIT_OF_CAUSE.get(error.cause, 1))
 
 
-def launched(spec: RunSpec, as_json: bool) -> Run:
-    """A new run of `spec`, with its prediction told."""
+def launched(spec: RunSpec, as_json: bool, queued: RunSpec | None = None, shared: str | None = None) -> Run:
+    """A new run of `spec`, with its prediction told; with `queued`, its spec as `left_open`, it waits for a card.
+    `shared` is what `engine.runs.launch.launch` takes."""
     from engine.memory.card import card_of
     from engine.memory.outcomes.at_launch import at_launch
     from engine.memory.outcomes.comparison import predicted_words
     from engine.memory.ways_out.candidate import gib
+    from engine.queue.line import QueueError
     from engine.runs.launch import launch
     from engine.slurm.commands import SlurmError
 
     prediction = at_launch(spec)
     try:
-        run = launch(spec, prediction)
+        run = launch(queued or spec, prediction, queue=queued is not None, shared=shared)
+    except FileExistsError as error:
+        fail(f"{error.filename} exists: this machine has started it already. Resume it, or choose a name.", 2, as_json)
     except OSError as error:
         fail(f"The run's folder cannot be written: {error.strerror} ({error.filename}).", 1, as_json)
-    except SlurmError as error:
+    except (SlurmError, QueueError) as error:
         fail(f"Nothing was started: {error}", 2, as_json)
     if not as_json:
         typer.echo(f"Run {run.id}")
@@ -80,6 +86,8 @@ def watch_or_leave(run: Run, detach: bool, as_json: bool) -> None:
     if detach:
         if as_json:
             print_json({"id": run.id, "folder": str(run.folder)})
+        elif (place := run.read_status().place) is not None:
+            typer.echo(f"It is {ordinal(place)} in the queue: loradeck queue    Out of it: loradeck stop {run.id}")
         else:
             typer.echo(f"It runs on its own. Watch: loradeck attach {run.id}    Stop: loradeck stop {run.id}")
         return
@@ -104,7 +112,8 @@ def end(run: Run, status: RunStatus, as_json: bool) -> None:
     if as_json:
         print_json(facts_of(run))
     elif status.state == "stopped":
-        typer.echo(f"Stopped after step {status.step:,}. Go on with: loradeck resume {run.id}")
+        words = f"Stopped after step {status.step:,}." if status.step or not status.message else status.message
+        typer.echo(f"{printable(words)} Go on with: loradeck resume {run.id}")
     elif status.state == "finished":
         typer.echo(f"Finished. Adapter: {run.adapter_folder}")
     else:
@@ -131,7 +140,7 @@ def ask(name: str, request: control.Request, as_json: bool) -> None:
     if status.state in ENDED:
         fail(f"{run.id} is not running: {status.state}.", 1, as_json)
     if status.state == "queued" and request != "stop":
-        fail(f"{run.id} waits in Slurm's queue: there is nothing to {request} yet.", 1, as_json)
+        fail(f"{run.id} is queued: there is nothing to {request} yet.", 1, as_json)
     from engine.runs.asking import ask as ask_run
     from engine.slurm.commands import SlurmError
 
@@ -144,7 +153,8 @@ def ask(name: str, request: control.Request, as_json: bool) -> None:
     if as_json:
         print_json({"id": run.id, "request": request})
     elif status.state == "queued" and run.read_status().state in ENDED:
-        typer.echo(f"{run.id} is out of Slurm's queue.")
+        whose = "the" if status.waits_here else "Slurm's"
+        typer.echo(f"{run.id} is out of {whose} queue.")
     else:
         when = "at once" if request == "resume" else "at the end of its step"
         typer.echo(f"{run.id} was asked to {request}; it answers {when}.")

@@ -21,16 +21,41 @@ HELP: dict[str, Help] = {
     "hardware.num_processes": Help(
         typical="1; as many as the machine has GPUs, with gradient_accumulation_steps divided by it to keep the "
         "effective batch",
-        memory="what one process needs, on each GPU: splitting the work does not make a model fit",
+        memory="what one process needs, on each GPU: splitting the work does not make a model fit, but with "
+        "strategy: fsdp",
         training="The same as one process with the same effective batch, up to rounding; faster by nearly the number "
         "of GPUs while a step computes much longer than it takes to add up gradients.",
         source="accelerate docs, launch; torch docs, DistributedDataParallel",
     ),
-    "hardware.strategy": Help(
-        typical="unset",
-        memory="ddp holds the whole model in each process",
+    "hardware.num_machines": Help(
+        typical="1",
+        memory="none: each process needs what it does on one machine",
+        training="The same as that many processes on one machine. Over Ethernet adding up gradients takes longer than "
+        "in one box: adapters are small, so 10 Gbit/s are enough for most.",
+        source="accelerate docs, launch",
+    ),
+    "hardware.machines": Help(
+        typical="[{address: 10.0.0.1, port: 29500}, {address: 10.0.0.2}]",
+        memory="none",
+        training="None. The machines have to reach each other on all ports: beside the port of machine 0, processes "
+        "connect at free ones, of these addresses only. They are not encrypted: use a network of your own.",
+        source="accelerate docs, launch (main_process_ip, main_process_port, machine_rank)",
+    ),
+    "hardware.machine_rank": Help(
+        typical="unset; a number where a machine does not have its own address, as in a container",
+        memory="none",
         training="None.",
-        source="torch docs, DistributedDataParallel",
+        source="accelerate docs, launch",
+    ),
+    "hardware.strategy": Help(
+        typical="unset; fsdp for a model of 30B and more on cards of 24 GB",
+        memory="ddp: the whole model in each process, and its gradients twice. fsdp: a share of weights, adapters "
+        "and optimizer state, and whole embeddings and two layers; while loading, host memory for the model once a "
+        "process",
+        training="None: losses are the same up to rounding, and checkpoints fit any strategy. fsdp sends each layer "
+        "three times a pass, so it wants a fast link. It takes 4-bit and unquantized models, bfloat16 and torch's "
+        "optimizers, and answers no prompts while it trains.",
+        source="torch docs, DistributedDataParallel and FullyShardedDataParallel; PEFT docs, FSDP",
     ),
     "hardware.gpu_ids": Help(
         typical="unset; a list to leave a card to others",

@@ -62,7 +62,7 @@ HELP: dict[str, Help] = {
         source=f"{QLORA}, section 3; {BNB}",
     ),
     "quantization.bnb_4bit_quant_storage": Help(
-        typical="uint8; FSDP needs the compute type, so that it can shard quantized weights like the others",
+        typical="unset: uint8, and under FSDP the compute type, so that it can shard quantized weights like the others",
         memory="the same bytes under another name",
         training="none",
         source="peft docs, FSDP with QLoRA",

@@ -18,10 +18,11 @@ from engine.memory.card import Card, context_bytes
 from engine.memory.depths import shallow_depths
 from engine.memory.footprint import Category, Footprint, Phase, Tier
 from engine.memory.lengths import Lengths, largest_batches
+from engine.memory.ranks import per_rank
 from engine.memory.request import Recipe, TraceRequest
 from engine.prepare import for_device
 from engine.runs.store import write_atomically
-from engine.spec import DataSection, RunSpec, TrainingSection
+from engine.spec import DataSection, HardwareSection, RunSpec, TrainingSection
 
 TRACE_TIMEOUT_S = 300.0
 """The largest model takes a tenth of it on two slow cores."""
@@ -115,15 +116,20 @@ def by_formula(question: Question) -> Footprint:
     )
     footprint = replace(footprint, batch=_batch(question), versions=library_versions())
     if card.on_cpu:
-        return footprint
+        return _per_rank(question, footprint)
     context = context_bytes(card)
-    return replace(
+    footprint = replace(
         footprint,
         categories={**footprint.categories, "context": context.likely_bytes},
         device_bytes=footprint.device_bytes + context.likely_bytes,
         not_modelled=tuple(words for words in footprint.not_modelled if "CUDA context" not in words),
         notes=(context.source,),
     )
+    return _per_rank(question, footprint)
+
+
+def _per_rank(question: Question, footprint: Footprint) -> Footprint:
+    return per_rank(footprint, question.resolved, question.architecture)
 
 
 def request_for(question: Question, recipe: Recipe = "trl") -> TraceRequest:
@@ -142,6 +148,7 @@ def request_for(question: Question, recipe: Recipe = "trl") -> TraceRequest:
                 max_length=spec.data.max_length if spec.data.packing else None,
             ),
             "training": training,
+            "hardware": HardwareSection(device=spec.hardware.device),  # several processes are reckoned from one
         }
     )
     return TraceRequest(
@@ -169,7 +176,8 @@ def traced(request: TraceRequest, inspector: Inspector) -> dict[str, Any]:
 
 
 def dressed(question: Question, tier: Tier, trace: dict[str, Any]) -> Footprint:
-    """A trace as a Footprint: with the CUDA context, or on the CPU with what the libraries take."""
+    """A trace as a Footprint, of each process where there are several: with the CUDA context, or on the CPU with what
+    the libraries take."""
     categories: dict[Category, int] = dict(trace["categories"])
     phases: dict[Phase, int] = dict(trace["phases"])
     notes: list[str] = []
@@ -197,7 +205,7 @@ def dressed(question: Question, tier: Tier, trace: dict[str, Any]) -> Footprint:
             notes.append("paged optimizer state is on the card as long as there is room")
     if question.spec.data.samples or question.spec.data.sample_prompts:
         missing.append("the answers to prompts")
-    return Footprint(
+    footprint = Footprint(
         tier=tier,
         categories=categories,
         phases=phases,
@@ -213,6 +221,7 @@ def dressed(question: Question, tier: Tier, trace: dict[str, Any]) -> Footprint:
         notes=tuple(notes),
         seconds=trace["seconds"],
     )
+    return _per_rank(question, footprint)
 
 
 def _batch(question: Question) -> dict[str, int]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from engine.runs.store import NO_LOCKS
+
 LOCK_NAME = "lock"
 
 
@@ -29,9 +31,14 @@ def merging_folder(final: Path) -> Iterator[Path]:
     remove_leftovers(final)
     staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=_prefix(final)))
     try:
-        # Held while this process lives, whatever ends it: a folder whose lock is free has no owner.
+        # Held while this process lives, whatever ends it: a folder whose lock is free has no owner. Where there are no
+        # locks, what a killed merge leaves behind stays.
         with open(staging / LOCK_NAME, "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
             yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)

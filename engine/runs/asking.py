@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 from engine.runs import control
 from engine.runs.store import Run
 
+LEAVING_S = 10.0
+"""A run that waits here looks for requests once a second, as soon as its supervisor is up."""
+
 
 def ask(run: Run, request: control.Request) -> None:
-    """Ask `run` for `request`. A run that waits in Slurm's queue leaves it at once when it is asked to stop.
+    """Ask `run` for `request`. A run that waits in a queue leaves it when it is asked to stop: of this machine's, that
+    is waited for.
 
     Raises OSError where the request cannot be left in the run's folder, SlurmError where Slurm cannot be asked.
     """
@@ -20,3 +26,6 @@ def ask(run: Run, request: control.Request) -> None:
             stop(run, job)
             return
     control.send(run.control_folder, request)
+    deadline = time.monotonic() + LEAVING_S
+    while request == "stop" and run.read_status().waits_here and time.monotonic() < deadline:
+        time.sleep(0.05)

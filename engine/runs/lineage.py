@@ -29,6 +29,8 @@ def changed_spec(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:
         holder[name] = value
     if raw["hardware"]["num_processes"] != spec.hardware.num_processes:
         _keep_the_step(spec, raw, changes)
+    if raw["hardware"]["strategy"] == "fsdp" and "quantization.bnb_4bit_quant_storage" not in changes:
+        raw["quantization"]["bnb_4bit_quant_storage"] = raw["quantization"]["bnb_4bit_compute_dtype"]
     return parse_spec(raw)
 
 
@@ -39,16 +41,17 @@ def _keep_the_step(spec: RunSpec, raw: dict[str, Any], changes: Mapping[str, Any
     if not isinstance(processes, int) or processes < 1:
         return  # parse_spec says so
     if "hardware.strategy" not in changes:
-        hardware["strategy"] = "ddp" if processes > 1 else "none"
+        shared = "fsdp" if spec.hardware.strategy == "fsdp" else "ddp"
+        hardware["strategy"] = shared if processes > 1 else "none"
     ids = hardware["gpu_ids"]
     if "hardware.gpu_ids" not in changes and hardware["device"] != "cpu":
-        known = ids or [int(hardware["device"].removeprefix("cuda:") or 0)]
-        if processes > len(known):
+        known, here = ids or [int(hardware["device"].removeprefix("cuda:") or 0)], processes // hardware["num_machines"]
+        if here > len(known):
             hint = "name them in hardware.gpu_ids, such as [0, 1]"
-            raise InvalidSpec([Problem("hardware.gpu_ids", f"{processes} processes need a GPU each", hint)])
-        hardware["gpu_ids"] = known[:processes]
+            raise InvalidSpec([Problem("hardware.gpu_ids", f"{here} processes need a GPU each", hint)])
+        hardware["gpu_ids"] = known[:here]
     rows = training["per_device_train_batch_size"]
-    if not changes.keys() & {"training.gradient_accumulation_steps", "training.per_device_train_batch_size"}:
+    if "training.gradient_accumulation_steps" not in changes and isinstance(rows, int) and rows > 0:
         passes, over = divmod(spec.effective_batch_size, processes * rows)
         if over or not passes:
             raise InvalidSpec(
@@ -111,7 +114,7 @@ def parent_section(
     if has := allocator or had:  # the only place that holds it: a child of this child must find it here
         changes[ALLOCATOR] = (had, has)
     return ParentSection(
-        run=parent.id,
+        run=parent.whole.id,
         checkpoint=None if checkpoint is None else checkpoint.name,
         changes=changes,
         remedies=list(remedy_ids),

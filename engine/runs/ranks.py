@@ -13,15 +13,26 @@ import struct
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.runs.store import Cause, Run
 
 RECORD_BYTES = 16 * 1024
-BEAT = struct.Struct("<qq")
+BEAT = struct.Struct("<qqq")
 RANK_LOG = re.compile(r"trainer-([1-9]\d{0,3})\.log")
 WELL = (0, 130)
 """Exit codes of a process that did what was asked: finished, stopped."""
+
+
+class Beat(NamedTuple):
+    """How far a process is."""
+
+    done: int = 0
+    """Things that all processes do alike, such as passes: who waits for another has done more than that one."""
+    step: int = 0
+    """The last step that it took."""
+    signs: int = 0
+    """Of life, where it does what others do not."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +88,21 @@ class RankFiles:
         self._record = RankRecord(rank, os.getpid())
         self._record_fd = os.open(folder / f"{rank}.json", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._beat_fd = os.open(folder / f"{rank}.beat", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._beats = 0
+        self.last_beat = Beat()
         self.beat(0)
         self._write()
 
     def beat(self, step: int) -> None:
-        """One more thing is done. Costs a microsecond or two."""
-        self._beats += 1
-        os.pwrite(self._beat_fd, BEAT.pack(self._beats, step), 0)
+        """One more of the things is done that all processes do. Costs a microsecond or two."""
+        self._show(self.last_beat._replace(done=self.last_beat.done + 1, step=step))
+
+    def sign(self) -> None:
+        """It goes on, with what the others wait for."""
+        self._show(self.last_beat._replace(signs=self.last_beat.signs + 1))
+
+    def _show(self, beat: Beat) -> None:
+        self.last_beat = beat
+        os.pwrite(self._beat_fd, BEAT.pack(*beat), 0)
 
     def end(self, exit_code: int, **fields: Any) -> None:
         """Write how this process ends: the fields of `RankRecord`."""
@@ -104,10 +122,9 @@ def read_record(run: Run, rank: int) -> RankRecord | None:
         return None
 
 
-def read_beat(run: Run, rank: int) -> tuple[int, int]:
-    """How many things a process has done, and the last step that it took; (0, 0) before it did any."""
+def read_beat(run: Run, rank: int) -> Beat:
+    """How far a process is; zeros before it did anything."""
     try:
-        beats, step = BEAT.unpack((ranks_folder(run) / f"{rank}.beat").read_bytes())
+        return Beat(*BEAT.unpack((ranks_folder(run) / f"{rank}.beat").read_bytes()))
     except (OSError, struct.error):
-        return 0, 0
-    return beats, step
+        return Beat()

@@ -45,8 +45,9 @@ def remove(run: Run) -> None:
             raise RunBusy(_still_going(run))
         run.folder.unlink()
         return
-    if run.read_status().state not in ENDED:  # one that is queued, or runs on another host, holds no lock here
-        raise RunBusy(_still_going(run))
+    for each in (run, *run.parts()):  # one that is queued, or runs on another host, holds no lock here
+        if each.read_status().state not in ENDED:
+            raise RunBusy(_still_going(run))
     with _locked(run):
         hidden = run.folder.with_name(f"{HIDDEN}{secrets.token_hex(8)}")
         run.folder.rename(hidden)

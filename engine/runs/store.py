@@ -12,9 +12,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 State = Literal[
     "queued",
@@ -40,6 +40,13 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL
 """What flock answers on file systems that have none: some NFS and Lustre mounts. The heartbeat decides there."""
 HEARTBEAT_OLD_S = 60.0
 """A supervisor writes it every second. Clocks of two hosts differ, and a shared folder shows changes late."""
+
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+RESERVE_BYTES = 64 * 1024
+"""Set aside in a run's folder, so that its end can be written even when the disk is full."""
+LOST_IN_THE_QUEUE = "It waited in the queue when the machine was restarted, or its supervisor was killed."
+PARTS = "machines"
+"""Folder of a shared run with a small run folder for each machine but machine 0, named by its number."""
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -99,6 +106,19 @@ class RunStatus:
     trainer_pid: int | None = None
     exit_code: int | None = None
     """The trainer's exit code; a negative one is the signal that ended it."""
+    place: int | None = None
+    """Place in the queue of its machine, from 1; None where it does not wait there. Slurm's queue is another."""
+    machines: list[dict[str, Any]] = field(default_factory=list)
+    """Of a run on several, what is known of the others: `machine_rank`, `address`, `host`, `run` (its id there),
+    `state`, `step`, and `seen`, when it was last in contact."""
+    meeting: str | None = None
+    """Made by machine 0 when they first met: runs on other machines with the same one are parts of this run."""
+
+    @property
+    def waits_here(self) -> bool:
+        """Whether it waits in a machine's own queue: its supervisor lives and holds the lock, as of a run that goes
+        on."""
+        return self.state == "queued" and self.place is not None
 
 
 @dataclass(frozen=True)
@@ -109,7 +129,9 @@ class Run:
 
     @property
     def id(self) -> str:
-        return self.folder.name
+        """What commands call it: `20260131-120000-model-1a2b`; another machine's part of it is `.../machines/1`."""
+        whole = self.whole
+        return self.folder.name if whole is self else f"{whole.id}/{PARTS}/{self.folder.name}"
 
     @property
     def spec_path(self) -> Path:
@@ -146,6 +168,11 @@ class Run:
         return self.folder / "supervisor.log"
 
     @property
+    def reserve_path(self) -> Path:
+        """`RESERVE_BYTES` that are set aside while it goes on."""
+        return self.folder / ".reserve"
+
+    @property
     def labels_path(self) -> Path:
         """A person's notes and tags: `engine.runs.labels`."""
         return self.folder / "labels.jsonl"
@@ -155,12 +182,26 @@ class Run:
         return self.folder / "control"
 
     @property
+    def whole(self) -> Run:
+        """Of another machine's part in a shared run folder, the run that it is a part of; else this run."""
+        is_part = self.folder.parent.name == PARTS and self.folder.name.isdigit()
+        return Run(self.folder.parent.parent) if is_part else self
+
+    def part(self, machine_rank: int) -> Run:
+        """Another machine's part in this run's folder, where that is shared: all that its own processes write."""
+        return Run(self.folder / PARTS / str(machine_rank))
+
+    def parts(self) -> list[Run]:
+        """The parts of other machines that are there."""
+        return [Run(path) for path in sorted(self.folder.glob(f"{PARTS}/*/")) if (path / "run.yaml").exists()]
+
+    @property
     def checkpoints_folder(self) -> Path:
-        return self.folder / "checkpoints"
+        return self.whole.folder / "checkpoints"
 
     @property
     def adapter_folder(self) -> Path:
-        return self.folder / "adapter"
+        return self.whole.folder / "adapter"
 
     @property
     def lock_path(self) -> Path:
@@ -207,12 +248,14 @@ class Run:
         need not show that host's locks here.
         """
         written = self.written_status()
-        if written.state in ENDED or written.state == "queued" or self.is_alive():
+        if written.state in ENDED or self.is_alive() or (written.state == "queued" and not written.waits_here):
             return written
         # It may have ended between the two looks.
         written = self.written_status()
         if written.state in ENDED or (written.host != os.uname().nodename and _beats(written)):
             return written
+        if written.waits_here:
+            return replace(written, state="lost", place=None, message=LOST_IN_THE_QUEUE)
         return replace(written, state="lost")
 
     def write_status(self, status: RunStatus) -> None:
@@ -227,7 +270,7 @@ class Run:
             return RunStatus()
         if not isinstance(raw, dict) or raw.get("state") not in STATES:
             return RunStatus()
-        known = {field.name for field in fields(RunStatus)}
+        known = {each.name for each in fields(RunStatus)}
         return RunStatus(**{key: value for key, value in raw.items() if key in known})
 
     def lock(self, patience_s: float = 1.0) -> IO[bytes]:
@@ -297,8 +340,10 @@ def find_run(name: str) -> Run:
 
     Raises RunNotFound with a message for the person.
     """
-    if os.sep in name and (Path(name) / "run.yaml").exists():
-        return Run(Path(name).absolute())
+    if os.sep in name:
+        for folder in (Path(name), runs_folder() / name):
+            if (folder / "run.yaml").exists():
+                return Run(folder.absolute())
     runs = list_runs()
     if not runs:
         raise RunNotFound(f"There are no runs yet in {runs_folder()}. `loradeck demo` makes one.")
@@ -316,12 +361,17 @@ def find_run(name: str) -> Run:
     )
 
 
-def create_run(model: str, hidden: bool = False) -> Run:
-    """A new, empty run folder with an id of its own. Raises OSError where the folder cannot be made.
+def create_run(model: str, hidden: bool = False, name: str | None = None) -> Run:
+    """A new, empty run folder with an id of its own, or called `name`. Raises OSError where it cannot be made,
+    FileExistsError where the name is taken.
 
     A hidden one is in no list until `reveal`: a run that nobody holds the lock of yet would be shown as lost.
     """
     runs_folder().mkdir(parents=True, exist_ok=True)
+    if name is not None:
+        if (runs_folder() / name).exists():
+            raise FileExistsError(errno.EEXIST, "it exists", str(runs_folder() / name))
+        return _made(Run(runs_folder() / (f".{name}" if hidden else name)))
     label = re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-.")[:32] or "model"
     while True:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{secrets.token_hex(2)}"
@@ -329,11 +379,15 @@ def create_run(model: str, hidden: bool = False) -> Run:
         if (runs_folder() / name).exists():
             continue
         try:
-            run.folder.mkdir()
+            return _made(run)
         except FileExistsError:
             continue
-        run.control_folder.mkdir()
-        return run
+
+
+def _made(run: Run) -> Run:
+    run.folder.mkdir()
+    run.control_folder.mkdir()
+    return run
 
 
 def reveal(run: Run) -> Run:

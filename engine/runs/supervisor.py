@@ -9,7 +9,6 @@ lock itself. Where memory ran out it puts the ways out on record, and with
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import subprocess
@@ -23,24 +22,24 @@ from typing import Any
 from engine.checks import read_spec
 from engine.hardware import process_tree, sample
 from engine.hardware import resident_bytes as resident_bytes_of
+from engine.machines.together import Ending, NotMet, Together
 from engine.memory.outcomes.comparison import size
 from engine.memory.ways_out.after_oom import OOM_CAUSES, NoWayOut
 from engine.memory.ways_out.failing import is_of_the_host
+from engine.queue.waiting import wait_for_turn
 from engine.runs import control
 from engine.runs.events import Event, EventTail, EventWriter
 from engine.runs.kernel_oom import KernelWatch
 from engine.runs.launch import start_child, trainer_command
 from engine.runs.lineage import changes_in_words
-from engine.runs.rank_watch import ProcessEnd, RankWatch
+from engine.runs.rank_watch import ProcessEnd, RankWatch, adopt_orphans
 from engine.runs.retry import MOST_ATTEMPTS, attempts_so_far, chosen_by_itself, record_ways_out
 from engine.runs.silent_oom import last_words, on_gpu, oom_fields
-from engine.runs.store import ENDED, Cause, Run, State
+from engine.runs.store import DISK_IS_FULL, ENDED, RESERVE_BYTES, Cause, Run, State
 from engine.slurm.inside import InsideJob, taken_over
 from engine.spec import RunSpec
 
 PERIOD_S = 1.0
-RESERVE_BYTES = 64 * 1024
-"""Set aside at the start, so that the end can be written even when the disk is full."""
 
 OUTCOMES: dict[int, tuple[State, Cause | None]] = {
     0: ("finished", None),
@@ -54,7 +53,6 @@ OUTCOMES: dict[int, tuple[State, Cause | None]] = {
 """What the trainer's exit codes mean: they reach the supervisor even when no file can be written any more."""
 
 WHO_ENDED = {"bitsandbytes": "bitsandbytes", "python": "a library"}
-DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Supervisor:
@@ -71,7 +69,7 @@ class Supervisor:
         # What an earlier trainer of this run wrote is history: only new events tell this one's state.
         already = run.events_path.stat().st_size if run.events_path.exists() else 0
         self.events = EventTail(run.events_path, offset=already)
-        self.reserve = run.folder / ".reserve"
+        self.reserve = run.reserve_path
         self.trainer: subprocess.Popen[bytes] | None = None
         self.trainer_pids: set[int] = set()
         self.host: dict[str, Any] = {}
@@ -88,12 +86,13 @@ class Supervisor:
         self.on_cpu = True
         self.ranks: RankWatch | None = None
         """Where the trainer is accelerate's launcher of several processes."""
+        self.together: Together | None = None
+        """Where this machine is one of several."""
         self.kernel = KernelWatch()
 
     def supervise(self) -> State:
         """Start the trainer and stay until it ends. Returns the run's final state."""
         self.reserve.write_bytes(b"\0" * RESERVE_BYTES)
-        control.clear(self.run.control_folder)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on_as_stop)
         if self.job is not None:
@@ -102,9 +101,20 @@ class Supervisor:
         self._write(self.log, "state", state="starting", pid=os.getpid())
         spec = read_spec(self.run.spec_path)
         self.on_cpu = spec.hardware.device == "cpu"
+        try:
+            self.together = Together.of(self.run, spec, self.status)
+            if self.together is not None:
+                self.together.meet(self._waits)
+        except NotMet as error:
+            if self.together is not None:
+                self.together.leave(error.ending, is_consequence=False, step=self.status.step, oom=None)
+            self._finish(error.ending, exit_code=None)
+            return self.status.state
         if spec.hardware.num_processes > 1:
-            self.ranks = RankWatch(self.run, spec.hardware.num_processes)
-        command = trainer_command(self.run, spec)
+            adopt_orphans()
+            first = 0 if self.together is None else self.together.first_rank
+            self.ranks = RankWatch(self.run, spec.hardware.processes_here, first=first)
+        command = trainer_command(self.run, spec, None if self.together is None else self.together.main_port)
         with open(self.run.log_path, "ab") as log:
             log_began = log.tell()
             self.trainer = subprocess.Popen(
@@ -123,25 +133,37 @@ class Supervisor:
         end = ProcessEnd(exit_code, pid, log_path, log_began, has_told=self.told_its_end, message=self.status.message)
         if self.ranks is not None:
             end = self.ranks.ended(exit_code, pid)
-            self.ranks.end_all(pid)
+            self.ranks.end_all()
             if end.rank is None:
                 end = replace(end, message=self.status.message)
         self._end(spec, end)
         return self.status.state
 
+    def _waits(self, for_what: str) -> bool:
+        """Called each second until all machines are there; returns whether to go on waiting."""
+        assert self.together is not None
+        self.status = self.together.with_others(replace(self.status, message=for_what))
+        self._beat()
+        return not self.is_to_stop and "stop" not in control.pending(self.run.control_folder)
+
     def _watch(self, trainer: subprocess.Popen[bytes]) -> int:
-        self.status = replace(self.status, trainer_pid=trainer.pid)
+        self.status = replace(self.status, trainer_pid=trainer.pid, message="")
         while True:
             self._sample(trainer.pid)
             self.kernel.look()
             self._take_in(self.events.read())
+            if self.together is not None and self.ranks is not None:
+                self.status = self.together.look(self.status, self.ranks)
             self._beat()
             if self.ranks is not None:
                 self.ranks.look(trainer.pid, self.status.state)
             try:
-                return trainer.wait(PERIOD_S)
+                exit_code = trainer.wait(PERIOD_S)
             except subprocess.TimeoutExpired:
                 continue
+            if self.ranks is None or self.ranks.launcher_ended():
+                return exit_code
+            time.sleep(PERIOD_S)
 
     def _beat(self) -> None:
         self.status = replace(self.status, heartbeat=time.time())
@@ -170,14 +192,15 @@ class Supervisor:
             self.host, self.gpus, self.trainer_pids = fields["host"], fields["gpus"], pids
             self.rss_of_ranks = {each["rank"]: each["rss_bytes"] for each in of_ranks}
 
-    def _has_held(self, held_bytes: int | None, rank: int = 0) -> None:
+    def _has_held(self, held_bytes: int | None, rank: int | None = None) -> None:
         """Of several processes what is predicted is one's part, and so is a peak."""
         if held_bytes is None:
             return
         peaks = list(self.status.rank_peak_bytes)
         if self.ranks is not None:
-            peaks += [None] * (self.ranks.count - len(peaks))
-            peaks[rank] = max(peaks[rank] or 0, held_bytes)
+            of = self.ranks.ranks[0] if rank is None else rank
+            peaks += [None] * (self.ranks.ranks.stop - len(peaks))
+            peaks[of] = max(peaks[of] or 0, held_bytes)
         peak_bytes = max(self.status.peak_bytes or 0, held_bytes)
         self.status = replace(self.status, peak_bytes=peak_bytes, rank_peak_bytes=peaks)
 
@@ -186,7 +209,7 @@ class Supervisor:
             if event["type"] == "memory":
                 self._has_held(size(event, "device_bytes"))
             elif event["type"] == "oom" and not is_of_the_host(event, self.on_cpu):
-                self._has_held(size(event, "held_bytes"), event.get("rank") or 0)
+                self._has_held(size(event, "held_bytes"), event.get("rank"))
         status = self.status
         for event in events:
             if event["type"] == "state" and event["state"] not in ENDED:
@@ -216,10 +239,36 @@ class Supervisor:
         if self.job is not None:
             state, cause, message = self.job.ending(state, cause, message, exit_code, self.status.step)
         self.reserve.unlink(missing_ok=True)
+        rank = end.rank
+        if self.together is not None:
+            own = Ending(state, cause, message)
+            ending = self.together.ending(own, end.is_consequence)
+            state, cause, message = ending.state, ending.cause, ending.message
+            if ending.oom is not None:
+                self.oom = {"type": "oom", "time": round(time.time(), 3), **ending.oom}
+                self._write(self.log, "oom", **ending.oom)
+            rank = end.rank if ending is own else None
+            self.together.leave(ending, is_consequence=ending is not own, step=self.status.step, oom=self._told_oom())
+            self.status = self.together.with_others(self.status)
         if cause in OOM_CAUSES:
             record_ways_out(self.run, self.log, self.oom)
             if spec.on_oom == "retry":
                 message = f"{message} {self._go_on(spec, cause)}".strip()
+        self._finish(Ending(state, cause, message), exit_code, rank)
+        if self.job is not None and (words := self.job.go_back_to_the_queue()) is not None:
+            now = time.time()
+            self.status = replace(self.status, state="stopped", message=words, ended=now, heartbeat=now)
+            self._write(self.log, "state", state="stopped", cause=None, message=words, exit_code=exit_code)
+            self._write_status()
+
+    def _told_oom(self) -> dict[str, Any] | None:
+        """Fields of the newest `oom` event, for other machines."""
+        return None if self.oom is None else {name: self.oom[name] for name in self.oom if name not in ("type", "time")}
+
+    def _finish(self, ending: Ending, exit_code: int | None, rank: int | None = None) -> None:
+        """Put the end on record; `rank` is whose end it was, of several processes."""
+        self.reserve.unlink(missing_ok=True)
+        state, cause, message = ending.state, ending.cause, ending.message
         now = time.time()
         self.status = replace(
             self.status,
@@ -231,12 +280,8 @@ class Supervisor:
             heartbeat=now if state in ENDED else 0.0,
         )
         told = {"state": state, "cause": cause, "message": message, "exit_code": exit_code}
-        self._write(self.log, "state", **told, rank=end.rank)
+        self._write(self.log, "state", **told, rank=rank)
         self._write_status()
-        if self.job is not None and (words := self.job.go_back_to_the_queue()) is not None:
-            self.status = replace(self.status, state="stopped", message=words, ended=now, heartbeat=now)
-            self._write(self.log, "state", state="stopped", cause=None, message=words, exit_code=exit_code)
-            self._write_status()
 
     def _ending(self, spec: RunSpec, end: ProcessEnd) -> tuple[State, Cause | None, str]:
         """State, cause and message of a trainer that has ended, with an `oom` event for one that could not write it."""
@@ -370,6 +415,10 @@ def main() -> None:
     job = InsideJob.of(run)
     # The lock of a job is kept by this frame: closed, it would be free.
     lock = taken_over(run, job) if len(sys.argv) == 2 else None
+    if not run.written_status().waits_here:
+        control.clear(run.control_folder)
+    elif not wait_for_turn(run):
+        return
     supervisor = Supervisor(run, int(sys.argv[2]) if lock is None else lock.fileno(), job)
     try:
         state = supervisor.supervise()

@@ -10,6 +10,7 @@ from engine.targets.presets import PRESETS, preset
 from engine.targets.problems import problems_with
 from engine.targets.renamed import out_of_reach
 from engine.targets.selection import Selection, selected
+from engine.targets.sharing import problems_of_sharing
 from engine.targets.shortest import Inexpressible, to_lora
 from engine.targets.words import BadPattern, layer_count, layer_of, matching, parse_layers
 
@@ -25,6 +26,7 @@ __all__ = [
     "out_of_reach",
     "parse_layers",
     "preset",
+    "problems_of_sharing",
     "problems_with",
     "selected",
     "to_lora",

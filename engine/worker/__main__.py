@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 from engine.worker.pipes import own_pipes
 
@@ -15,13 +17,22 @@ def main(arguments: list[str]) -> int:
     if task in ANSWERING:
         own_pipes()
     if task == "train":
-        # A stop that arrives while torch is still being imported must count, so signals are taken first.
+        # A stop that arrives while torch is still being imported must count, so signals are taken first; and of several
+        # processes the supervisor follows each from its beginning.
+        from engine.runs.store import Run
+        from engine.worker.ranks import Place, Ranks
         from engine.worker.requests import take_signals
 
         take_signals()
+        run = Run(Path(rest[0]))
+        ranks = Ranks(run, Place.of(os.environ))
         from engine.worker.train import main as train
 
-        return train(rest)
+        return train(run, ranks)
+    if task == "launch":
+        from engine.worker.launching import main as launch
+
+        return launch(rest)
     if task == "convert":
         from engine.worker.convert import main as convert
 
@@ -58,7 +69,8 @@ def main(arguments: list[str]) -> int:
         from engine.worker.evaluation.harness import main as lm_eval
 
         return lm_eval()
-    tasks = "train RUN_DIR | convert GGUF FOLDER | probe | inspect | data | chat | export | merge | evaluate | lm_eval"
+    folders = "train RUN_DIR | launch OPTIONS | convert GGUF FOLDER"
+    tasks = f"{folders} | probe | inspect | data | chat | export | merge | evaluate | lm_eval"
     print(f"usage: python -m engine.worker {tasks}", file=sys.stderr)
     return 2
 

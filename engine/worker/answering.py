@@ -39,7 +39,7 @@ class Answering:
         else goes wrong, memory that runs out included, costs the answers and not the run."""
         if not self.asked_at_evaluations:
             return
-        if self.trainer.ranks.is_main and not self._was_given_up:
+        if self.trainer.ranks.is_first_here and not self._was_given_up:
             with self.requests.alone():
                 self._answer_now()
         self.requests.stop_if_asked()  # other processes wait here for the one that answers

@@ -79,6 +79,11 @@ class Best:
         if self.is_kept and state.best_global_step is not None:
             state.best_model_checkpoint = str(checkpoints / f"checkpoint-{state.best_global_step}")
 
+    def give_up(self, state: TrainerState) -> None:
+        """Look for the best anew from here."""
+        forget(state)
+        self.waited = 0
+
     def restore(self, state: TrainerState, checkpoints: Path) -> bool:
         """Go on from what a checkpoint's `state` holds. Returns False where its best step can no longer be had: all is
         forgotten then.
@@ -98,8 +103,7 @@ class Best:
         own = checkpoints / f"checkpoint-{state.best_global_step}"
         if not own.is_dir():
             if recorded is None or not Path(recorded).is_dir():
-                forget(state)
-                self.waited = 0
+                self.give_up(state)
                 return False
             checkpoint_copied(Path(recorded), own)
         state.best_model_checkpoint = str(own)

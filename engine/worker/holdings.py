@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from bitsandbytes.functional import QuantState
-from bitsandbytes.nn import Int8Params, Params4bit
+from bitsandbytes.nn import Int8Params, Linear4bit
 
 Part = Literal["weights", "adapters", "gradients", "optimizer", "activations", "cache", "context"]
 
@@ -45,10 +45,11 @@ def _frozen_tensors(parameters: list[torch.nn.Parameter], model: torch.nn.Module
         if parameter.requires_grad:
             continue
         yield parameter
-        if isinstance(parameter, Params4bit) and parameter.quant_state is not None:
-            yield from _quantization_tensors(parameter.quant_state)
         if isinstance(parameter, Int8Params):
             yield from (tensor for tensor in (parameter.CB, parameter.SCB) if tensor is not None)
+    for module in model.modules():  # FSDP takes the weights out of them, and not what belongs to these
+        if isinstance(module, Linear4bit) and module.quant_state is not None:
+            yield from _quantization_tensors(module.quant_state)
 
 
 def _quantization_tensors(state: QuantState) -> Iterator[torch.Tensor]:

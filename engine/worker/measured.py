@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any, Literal
 
@@ -47,14 +48,22 @@ class Measured(TrainerCallback):  # type: ignore[misc]
         self.trainer.largest_batch = [0, 0]
 
     def record(self, when: Literal["preflight", "first step", "end"]) -> None:
-        """Write the peaks of this process so far, and the largest batch that they are of."""
-        rows, tokens = self.trainer.largest_batch
+        """Write the peaks so far, and the largest batch that they are of: of several processes the highest, as what is
+        predicted is a process's part where it has the largest batch. To be called by all."""
+        peaks: Peaks = {}
+        batches: list[list[int]] = []
+        for of_one, batch in self.trainer.ranks.gathered(
+            (_higher(_peaks(), self._before_preflight), self.trainer.largest_batch)
+        ):
+            peaks = _higher(of_one, peaks)
+            batches.append(batch)
+        rows, tokens = max(batches, key=math.prod)
         predicted = self.predicted
         self.events.write(
             "memory",
             when=when,
             step=self.trainer.state.global_step,
-            **_higher(_peaks(), self._before_preflight),
+            **peaks,
             predicted_allocated_bytes=None if predicted is None else predicted.allocated_bytes,
             predicted_reserved_bytes=None if predicted is None else predicted.reserved_bytes,
             predicted_device_bytes=None if predicted is None else predicted.device_bytes,

@@ -38,16 +38,18 @@ def load_tokenizer(spec: RunSpec) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(spec: RunSpec) -> PreTrainedModel:
-    """The frozen base model on the spec's device. Raises BadSpec if it has no safetensors weights."""
+def load_model(spec: RunSpec, to_share: bool = False) -> PreTrainedModel:
+    """The frozen base model on the spec's device; `to_share` among processes in host memory, where FSDP takes it from
+    unit by unit: no GPU ever holds more than its share. Raises BadSpec if it has no safetensors weights."""
     model = spec.model
+    device = torch_device(spec)
     try:
         base = model_class(spec).from_pretrained(
             model.name_or_path,
             revision=model.revision or "main",
             dtype=getattr(torch, model.dtype),
             quantization_config=quantization_config(spec),
-            device_map={"": torch_device(spec)},
+            device_map={"": "cpu" if to_share else device},
             attn_implementation=model.attn_implementation,
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,  # the other format is pickle, which runs code when it is read
@@ -68,6 +70,8 @@ def load_model(spec: RunSpec) -> PreTrainedModel:
         if "does not recognize this architecture" in str(error):
             raise BadSpec(str(error).splitlines()[0], "A newer transformers may know it; `loradeck doctor`.") from error
         raise
+    if to_share:
+        vars(base).pop("hf_device_map", None)  # accelerate takes it for where a quantized model has to stay
     if spec.hardware.device == "cpu":
         keep_trainable_on_cpu(base)
         give_freed_heap_back()
@@ -110,7 +114,7 @@ def quantization_config(spec: RunSpec) -> BitsAndBytesConfig | None:
             bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
             bnb_4bit_use_double_quant=settings.bnb_4bit_use_double_quant,
             bnb_4bit_compute_dtype=getattr(torch, settings.bnb_4bit_compute_dtype),
-            bnb_4bit_quant_storage=getattr(torch, settings.bnb_4bit_quant_storage),
+            bnb_4bit_quant_storage=getattr(torch, settings.storage_type),
             llm_int8_skip_modules=skipped,
         )
     if settings.load_in == "8bit":

@@ -10,8 +10,9 @@ import gc
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bitsandbytes.optim.optimizer import Optimizer8bit
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from engine.worker.checkpoint import random_states, restore_random_states
+from engine.worker.data.sequences import FILLER
 from engine.worker.measured import Measured
 from engine.worker.model import give_freed_heap_back
 from engine.worker.oom import shortfall
@@ -100,7 +102,9 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
         for number, batch in enumerate(batches, start=1):
             self.requests.stop_if_asked()
             trainer.accelerator.gradient_state._set_sync_gradients(number == passes)
-            trainer.training_step(model, batch, learnt_tokens)
+            # Between steps FSDP keeps whole gradients.
+            with nullcontext() if number == passes else trainer.accelerator.no_sync(model):
+                trainer.training_step(model, batch, learnt_tokens)
         self.requests.stop_if_asked()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if args.max_grad_norm > 0:
@@ -120,7 +124,12 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
         model.train()
 
     def _largest(self, batches: Iterator[list[int]], loader: Any, rows: int) -> list[int]:
-        return largest_batch(batches, loader.dataset.lengths.tolist(), rows, padded=not self.trainer.padding_free)
+        own = (batch for batch in batches if batch != [FILLER])
+        first = next(own, None)
+        if first is None:  # of several processes one that is left without any
+            return [FILLER]
+        lengths = loader.dataset.lengths.tolist()
+        return largest_batch(chain([first], own), lengths, rows, padded=not self.trainer.padding_free)
 
     def _save(self) -> None:
         self.requests.stop_if_asked()
@@ -128,8 +137,9 @@ class Preflight(TrainerCallback):  # type: ignore[misc]
             self.trainer.doing("save"),
             tempfile.TemporaryDirectory(dir=self.scratch, prefix=SCRATCH_PREFIX) as folder,
         ):
-            if self.trainer.ranks.is_main:
-                self.trainer.write_checkpoint(Path(folder) / "checkpoint", [random_states()], 0)
+            learnt = self.trainer.learnt()
+            if self.trainer.ranks.keeps:
+                self.trainer.write_checkpoint(Path(folder) / "checkpoint", learnt, [random_states()], 0)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from engine.runs.ranks import RankFiles, rank_log_path
+from engine.runs.ranks import WELL, Beat, RankFiles, rank_log_path
 from engine.runs.store import Run
 from engine.spec import RunSpec
 
@@ -71,10 +72,11 @@ class Ranks:
         self.place = place = place or Place()
         self._files = RankFiles(run, place.rank) if run is not None and place.count > 1 else None
         self._group: ProcessGroup | None = None
+        self._has_own_folder = run is None or run.whole is run
         self.work = Work()
         """What this process has computed since the others were told; `any_of` tells them."""
         self._work_of_all = [Work() for _ in range(place.count)]
-        if run is not None and place.rank > 0:
+        if run is not None and place.local_rank > 0:
             log = os.open(rank_log_path(run, place.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             for number in (1, 2):
                 os.dup2(log, number)
@@ -82,8 +84,19 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes events, checkpoints and adapter."""
+        """Whether this process is the first of all."""
         return self.place.rank == 0
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this process is the first of its machine, which writes the events there and takes requests."""
+        return self.place.local_rank == 0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether this process writes checkpoints and adapter: the first of each machine, but where the machines share
+        a run folder, the first of all."""
+        return self.is_first_here and (self.is_main or self._has_own_folder)
 
     @property
     def are_several(self) -> bool:
@@ -109,11 +122,23 @@ class Ranks:
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=NO_LIMIT)
         # Requests are asked for after each step: on the CPU, so that no GPU has to be waited for.
         self._group = dist.new_group(backend="gloo", timeout=NO_LIMIT)
+        if spec.hardware.num_machines > 1:
+            notice_dead_links()
 
     def beat(self, step: int) -> None:
         """Let the supervisor know that this process goes on."""
         if self._files is not None:
             self._files.beat(step)
+
+    def sign(self) -> None:
+        """Let it know the same from what the others do not do."""
+        if self._files is not None:
+            self._files.sign()
+
+    @property
+    def last_beat(self) -> Beat | None:
+        """What the supervisor was let know last; None for the only process."""
+        return None if self._files is None else self._files.last_beat
 
     def wait(self) -> None:
         """Return when all processes are here."""
@@ -158,17 +183,59 @@ class Ranks:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
+    def sent(self, content: bytes | None, source: int) -> bytes:
+        """`content` of the process `source`, in all. To be called by all; the others' own is not looked at."""
+        assert self._group is not None, "there is nobody to send to"
+        import torch
+        import torch.distributed as dist
+
+        size = torch.tensor([len(content or b"")])
+        dist.broadcast(size, source, group=self._group)
+        data = torch.empty(int(size), dtype=torch.uint8)
+        if self.place.rank == source:
+            data = torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)[: int(size)]
+        if int(size):
+            dist.broadcast(data, source, group=self._group)
+        return data.numpy().tobytes()
+
     def leave(self, exit_code: int, **record: Any) -> int:
-        """Write how this process ends, and return what it has to exit with; among several a failure ends it here."""
+        """Write how this process ends, and return what it has to exit with; of several only rank 0 returns, and only
+        where it did not fail."""
         if self._files is None:
             return exit_code
         self._files.end(exit_code, **record)
-        if exit_code not in (0, 130):
-            _exit_now(exit_code)
+        if exit_code not in WELL:
+            exit_now(exit_code)
+        if not self.is_main:
+            exit_now(0)  # rank 0 has yet to save: the launcher would end it where this one fails in its last moments
         return 0  # a stop is no failure for the launcher, which would end the others
 
 
-def _exit_now(exit_code: int) -> NoReturn:
+def notice_dead_links() -> None:
+    """Let the kernel end the connections of this process to others from which nothing comes any more.
+
+    A cut link says nothing by itself, and gloo would wait as long as it may. While a machine lives its kernel answers,
+    however long its processes are silent. Where there is no /proc, their supervisors still notice.
+    """
+    if sys.platform != "linux":
+        return
+    # tcp(7): asked after 5 s of silence, and dead 15 s after the last answer, a little before supervisors say so.
+    options = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 2, socket.TCP_USER_TIMEOUT: 15_000}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
+            connection = socket.socket(fileno=os.dup(int(name)))
+        except OSError:  # closed by now
+            continue
+        with connection:
+            if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in options.items():
+                    connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def exit_now(exit_code: int) -> NoReturn:
     """What is left to tear down may wait for processes that are gone."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,6 +1,6 @@
 """What others ask of a running trainer: files in `control/`, SIGINT and SIGTERM, and the supervisor's death.
 
-Of several processes rank 0 takes the requests, and all hear of them at the same place of the same step.
+Of several processes the first of a machine takes its requests, and all hear of them at the same place of the same step.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +20,12 @@ from engine.runs import control
 from engine.runs.accelerating import SUPERVISOR_VARIABLE
 from engine.runs.events import EventWriter
 from engine.runs.store import Run
-from engine.worker.ranks import Ranks
+from engine.worker.ranks import Ranks, exit_now
 
 PAUSE_POLL_S = 0.2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ORPHAN_S = 120.0
+"""A process without a supervisor, that has done nothing for so long, waits for another that is gone."""
 
 _signalled = False
 
@@ -62,6 +65,18 @@ def _supervisor_watch(environment: Mapping[str, str]) -> int | None:
     return None
 
 
+def _do_not_outlive(supervisor: int, ranks: Ranks) -> None:
+    """Wait for the supervisor's end, and then end this process should it wait for ever: nobody else would."""
+    select.select([supervisor], [], [])
+    before = ranks.last_beat
+    went_on = time.monotonic()
+    while time.monotonic() < went_on + ORPHAN_S:
+        time.sleep(1.0)
+        if ranks.last_beat != before:
+            before, went_on = ranks.last_beat, time.monotonic()
+    exit_now(1)
+
+
 class Requests:
     """The requests to one run's trainer. Each that is taken is acknowledged by a `control` event."""
 
@@ -71,6 +86,8 @@ class Requests:
         self._ranks = ranks or Ranks()
         self._are_together = False
         self._supervisor = _supervisor_watch(os.environ)
+        if self._supervisor is not None and self._ranks.are_several:
+            threading.Thread(target=_do_not_outlive, args=(self._supervisor, self._ranks), daemon=True).start()
         self.stopping = False
         """Whether this trainer was asked to stop, by a file or a signal. It never becomes false again."""
 
@@ -79,7 +96,10 @@ class Requests:
 
         Where the processes are together all have to call it, and all get the same.
         """
-        taken = [request for request in control.pending(self._folder) if request in only] if self._ranks.is_main else []
+        if not self._are_together:
+            self._ranks.sign()
+        asked = control.pending(self._folder) if self._ranks.is_first_here else []
+        taken = [request for request in asked if request in only]
         for request in taken:
             control.take(self._folder, request)
             self._events.write("control", request=request)
@@ -88,8 +108,8 @@ class Requests:
             self._events.write("control", request="stop", signal=True)
         self.stopping = self.stopping or "stop" in taken
         if self._are_together:
-            *asked, self.stopping = self._ranks.any_of([*(r in taken for r in control.REQUESTS), self.stopping])
-            taken = [request for request, is_asked in zip(control.REQUESTS, asked, strict=True) if is_asked]
+            *agreed, self.stopping = self._ranks.any_of([*(r in taken for r in control.REQUESTS), self.stopping])
+            taken = [request for request, is_asked in zip(control.REQUESTS, agreed, strict=True) if is_asked]
         return taken
 
     @contextmanager
@@ -101,7 +121,7 @@ class Requests:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """In the block, rank 0 does what others do not."""
+        """In the block, the first process of a machine does what others do not."""
         before, self._are_together = self._are_together, False
         try:
             yield

@@ -25,6 +25,10 @@ class Shares(BatchSamplerShard):  # type: ignore[misc]
         level deep only, and a resumed run would see the order of the first epoch."""
         return self.batch_sampler.sampler
 
+    @sampler.setter
+    def sampler(self, sampler: Any) -> None:
+        self.batch_sampler.sampler = sampler  # accelerate's own random order, in place of torch's
+
     def __len__(self) -> int:
         batches, processes = len(self.batch_sampler), int(self.num_processes)
         return -(-batches // processes)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,9 +18,11 @@ from engine.checks import read_spec
 from engine.memory.footprint import Footprint
 from engine.runs import prediction
 from engine.runs.events import EventWriter, NoEvents
+from engine.runs.ranks import rank_log_path
 from engine.runs.store import Cause, Run, checkpoint_step, staged_folder
 from engine.spec import RunSpec
-from engine.targets import problems_with
+from engine.targets import problems_of_sharing, problems_with
+from engine.worker.agreeing import agreed_checkpoint, check_same_rows, check_same_weights
 from engine.worker.answering import Answering
 from engine.worker.best import best_of, words_of_end
 from engine.worker.callbacks import Reporter, Steering
@@ -40,19 +40,18 @@ from engine.worker.oom import shortfall
 from engine.worker.oom_event import let_go, oom_fields, record_history, save_snapshot
 from engine.worker.preflight import SCRATCH_PREFIX, Preflight
 from engine.worker.process_memory import own_memory
-from engine.worker.ranks import NO_LIMIT, Place, Ranks, is_lost
+from engine.worker.ranks import NO_LIMIT, Ranks, is_lost
 from engine.worker.requests import Requests, StopRequested
 from engine.worker.trackers import PROJECT, Trackers, trackers_of
-from engine.worker.trainer import DeckTrainer, WholeSteps, save_adapter
+from engine.worker.trainer import DeckTrainer, save_adapter
+from engine.worker.wrapping import check_config, check_units
 
 STOPPED = 130
 
 
-def main(arguments: list[str]) -> int:
-    """Train the run in the folder `arguments[0]`; returns the exit code that the supervisor reads."""
-    run = Run(Path(arguments[0]))
-    ranks = Ranks(run, Place.of(os.environ))
-    events = EventWriter(run.events_path) if ranks.is_main else NoEvents()
+def main(run: Run, ranks: Ranks) -> int:
+    """Train `run`; returns the exit code that the supervisor reads."""
+    events = EventWriter(run.events_path) if ranks.is_first_here else NoEvents()
     training = Training(run, events, ranks)
     try:
         finished = training.fit()
@@ -99,16 +98,17 @@ class Training:
         """
         spec = self.spec = self.ranks.own(read_spec(self.run.spec_path))
         self.libraries_bytes = own_memory().resident_bytes
-        if self.ranks.is_main:
+        if self.ranks.keeps:
             remove_unfinished_saves(self.run)
-        checkpoint = self.run.newest_checkpoint()
+        check_targets(spec)
+        self.ranks.join(spec)
+        checkpoint = agreed_checkpoint(self.run, self.ranks)
         resumed = {} if checkpoint is None else {"resumed_from_step": checkpoint_step(checkpoint)}
         self.reporter.state("loading", **resumed)
-        check_targets(spec)
         if self.ranks.is_main:
             self.trackers = trackers_of(spec, self.run, self.events)
-        self.ranks.join(spec)
         data = self.load_data(spec)
+        check_same_rows(data, spec, self.ranks)
         give_freed_heap_back()
         keep_within_limit(spec)
         trainer = self.trainer = self.set_up(spec, data)
@@ -116,11 +116,11 @@ class Training:
             return self.train(trainer, data, checkpoint)
 
     def load_data(self, spec: RunSpec) -> RunData:
-        """The rows; of several processes the first tokenizes what has not been before, and the others find it."""
-        if not self.ranks.is_main:
+        """The rows; of a machine's processes the first tokenizes what has not been before, and the others find it."""
+        if not self.ranks.is_first_here:
             self.ranks.wait()
         data = load_data(spec, self.requests.stop_if_asked)
-        if self.ranks.is_main:
+        if self.ranks.is_first_here:
             self.ranks.wait()
         return data
 
@@ -155,9 +155,9 @@ class Training:
 
         if data.held_out is not None and spec.training.eval_strategy == "no":
             trainer.evaluate()
-        if self.ranks.is_main:
-            with self.requests.alone():
-                self.finish(measured, answering)
+        measured.record("end")  # the answers that follow are in no prediction
+        with self.requests.alone():
+            self.finish(answering)
         return True
 
     def set_up(self, spec: RunSpec, data: RunData) -> DeckTrainer:
@@ -165,8 +165,10 @@ class Training:
         self.tell_about_data(spec, data)
         tokenizer = data.encoder.tokenizer
         apply_to(tokenizer, data.encoder.template)
+        shares = spec.hardware.strategy == "fsdp"
         with large_blocks_apart(spec):
-            model = load_model(spec)
+            model = load_model(spec, to_share=shares)
+        check_same_weights(model, spec, self.ranks)
         if spec.quantization.load_in != "none" and not is_quantized(model):
             self.warn(
                 "not-quantized",
@@ -176,11 +178,14 @@ class Training:
         self.requests.stop_if_asked()
         args, best = sft_config(spec, self.run.checkpoints_folder), best_of(spec)
         args.run_name, args.project = self.run.id, PROJECT
+        # Unset, the order of rows would hang on the global generator, and several processes seed theirs differently.
+        args.data_seed = args.seed if args.data_seed is None else args.data_seed
         try:
             trainer = DeckTrainer(
                 reporter=self.reporter,
                 ranks=self.ranks,
                 best=best,
+                shards=shares,
                 model=model,
                 args=args,
                 train_dataset=data.train,
@@ -197,12 +202,20 @@ class Training:
             if spec.model.trust_remote_code and str(error).startswith(("Target modules", "Applying a PEFT adapter")):
                 raise BadSpec(str(error), "Correct lora.target_modules.") from error
             raise
-        trainer.add_callback(WholeSteps(trainer))
         trainer.remove_callback(PrinterCallback)  # the events hold it, and the log is for what libraries say
         if spec.model.trust_remote_code:
             check_adapted(spec, trainer)
+        if trainer.shards:
+            check_units(trainer.model)
         if spec.data.packing:
-            check_rows_stay_apart(trainer.model, trainer.compute_loss_context_manager())
+
+            def check_packing() -> None:
+                check_rows_stay_apart(trainer.model, trainer.compute_loss_context_manager())
+
+            if trainer.shards:
+                trainer.once_shared = check_packing
+            else:
+                check_packing()
         return trainer
 
     def tell_about_data(self, spec: RunSpec, data: RunData) -> None:
@@ -251,16 +264,18 @@ class Training:
             notes=[*notes, f"optim: {spec.training.optim}", f"precision: {precision}"],
         )
 
-    def finish(self, measured: Measured, answering: Answering) -> None:
-        """What follows the last step and evaluation: the adapter, and answers to compare. By rank 0 alone."""
+    def finish(self, answering: Answering) -> None:
+        """What follows the last step and evaluation: the adapter, and answers to compare. Who keeps a folder writes."""
         trainer = self.trainer
         assert trainer is not None
-        measured.record("end")  # the answers that follow are in no prediction
         kept_step = self.keep_the_best(trainer)
+        adapter = trainer.whole_adapter()
+        if not self.ranks.keeps:
+            return
         self.reporter.state("saving")
         shutil.rmtree(self.run.adapter_folder, ignore_errors=True)
         with trainer.doing("save"), staged_folder(self.run.adapter_folder) as folder:
-            save_adapter(trainer.model, folder)
+            save_adapter(trainer.model, folder, adapter)
             trainer.processing_class.save_pretrained(folder)
         answering.at_the_end(kept_step or trainer.state.global_step)
 
@@ -291,6 +306,7 @@ class Training:
         failure = explain(error, moment, on_gpu)
         is_consequence = self.ranks.are_several and failure.cause != "oom" and is_lost(error)
         message = " ".join(filter(None, (failure.message, failure.hint)))
+        message = message.replace(self.run.log_path.name, rank_log_path(self.run, self.ranks.place.rank).name)
         oom: dict[str, Any] | None = None
         # Each in its own right: a disk that is full, or memory that does not even suffice for this, may stop any of
         # them, and the exit code still tells.
@@ -300,7 +316,7 @@ class Training:
         if failure.cause == "oom":
             with _as_far_as_it_goes():
                 oom = self.tell_who_held_memory(error, moment)
-        if (failure.cause == "oom" or is_consequence) and self.trainer is not None and self.ranks.is_main:
+        if (failure.cause == "oom" or is_consequence) and self.trainer is not None and self.ranks.keeps:
             with _as_far_as_it_goes():
                 self.trainer.save_last_whole_step()
         if not is_consequence:  # what was the cause is known to the supervisor
@@ -388,9 +404,11 @@ def check_targets(spec: RunSpec) -> None:
     config_path = Path(model.name_or_path) / "config.json"
     if config_path.is_file():  # the next run of this model can then be predicted at its launch
         architecture_cache.write(architecture_cache.key(config_path), architecture)
-    problems = problems_with(spec.lora, architecture, spec.quantization)
+    problems = problems_with(spec.lora, architecture, spec.quantization) or problems_of_sharing(spec, architecture)
     if problems:
         raise BadSpec(". ".join(map(str, problems)), "`loradeck tree` shows this model's modules.")
+    if spec.hardware.strategy == "fsdp":
+        check_config(config, spec)
 
 
 def check_adapted(spec: RunSpec, trainer: DeckTrainer) -> None:
@@ -412,7 +430,3 @@ def remove_unfinished_saves(run: Run) -> None:
         *run.folder.glob(f"{SCRATCH_PREFIX}*"),
     ]:
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

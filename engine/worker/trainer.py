@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import load_peft_weights, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, rotate_checkpoints
@@ -30,7 +34,27 @@ from engine.worker.moment import Moment, Phase
 from engine.worker.own_work import OwnWork
 from engine.worker.ranks import Ranks
 from engine.worker.sampling import LengthGroupsByEpoch
+from engine.worker.sharding import (
+    ShardingPlugin,
+    is_sharded,
+    keep_types,
+    own_optimizer_state,
+    put_parameters,
+    saved_names,
+    shard_on_cpu,
+    whole_optimizer_state,
+    whole_parameters,
+)
 from engine.worker.shares import shared_exactly
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What training changes, as one process would hold it."""
+
+    adapter: dict[str, torch.Tensor] | None
+    """Its tensors by the names that PEFT saves them under; None where the model itself holds them."""
+    optimizer: dict[str, Any]
 
 
 class DeckTrainer(SFTTrainer):  # type: ignore[misc]
@@ -43,8 +67,15 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         eval_dataset: Sequences | Dataset | None = None,
         best: Best | None = None,
         ranks: Ranks | None = None,
+        shards: bool = False,
         **kwargs: Any,
     ) -> None:
+        self.shards = shards
+        """Whether the processes share the model (FSDP): what reads or saves it is then done by all of them at once."""
+        self.once_shared: Callable[[], None] | None = None
+        """Called before the first step, when the model is where it is trained."""
+        # First of the callbacks: those that follow meet the other processes, and one of these may be gone by then.
+        kwargs["callbacks"] = [WholeSteps(self), *kwargs.get("callbacks", [])]
         # TRL insists on its own kind of dataset, and only looks at the first sequence of it: nothing is prepared.
         super().__init__(train_dataset=_first_of(train_dataset), eval_dataset=_first_of(eval_dataset), **kwargs)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
@@ -70,12 +101,42 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         self._whole_step: tuple[dict[str, Any], int] | None = None
         self._saved_step: int | None = None
         """Of the newest checkpoint, as all processes know it whether or not it is on the disk yet."""
+        if not self.ranks.is_main:
+            # transformers gives all the same seed: their dropout would leave out the same places of different rows.
+            # A single process draws anew for each row.
+            torch.manual_seed(self.args.seed + self.ranks.place.rank)
         if self.args.fp16:
             # TRL casts the adapters of a quantized model to bf16, which float16's loss scaler cannot unscale
             # (trl issue 4901): train them in fp32 there.
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
+        self._types = {name: one.dtype for name, one in self.model.named_parameters() if one.requires_grad}
+        self._saved_names = saved_names(self.model, self._types) if shards else {}
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        if self.shards:
+            warnings.filterwarnings("ignore", "Upcasted low precision|FSDP upcast")  # `keep_types` undoes it
+            kwargs["fsdp_plugin"] = ShardingPlugin()
+        args: dict[str, Any] = super()._build_accelerator_args(**kwargs)
+        return args
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if self.shards and self.args.use_cpu:
+            shard_on_cpu(ShardingPlugin())
+            self.is_fsdp_enabled = True
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.once_shared is not None:
+            self.once_shared()
+        return prepared
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        if is_sharded(model):
+            keep_types(model, self._types)
+        return super().create_optimizer(model)
 
     @property
     def moment(self) -> Moment:
@@ -267,10 +328,13 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         """Write the checkpoint of the last step that was taken, from the midst of what followed it.
 
         A step changes nothing before its optimizer moves, and an evaluation nothing at all: what the checkpoint would
-        have held is all there still, but for the random states and the count of tokens, which were kept.
+        have held is all there still, but for the random states and the count of tokens, which were kept. Of a model
+        that is shared nothing is written: the others' shares are no longer to be had.
         """
-        is_whole = self.phase in ("forward", "backward", "eval") and not self.in_preflight
+        is_whole = self.phase in ("forward", "backward", "eval") and not self.in_preflight and not self.shards
         if is_whole and self._whole_step and not self.reporter.nan_steps and not self._newest_checkpoint.exists():
+            if self.ranks.are_several:
+                self.reporter.state("saving")  # the supervisor waits for it
             random, tokens = self._whole_step
             self._add_checkpoint([random], tokens)
 
@@ -283,25 +347,39 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         final, self._saved_step = self._newest_checkpoint, self.state.global_step
         if self.best is not None:
             self.best.record(self.state, final.parent)
-        if not self.ranks.is_main or final.exists():
+        learnt = self.learnt()
+        if not self.ranks.keeps or final.exists():
             return
-        self.write_checkpoint(final, random, tokens)
+        self.write_checkpoint(final, learnt, random, tokens)
         rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.reporter.events.write("checkpoint", step=self.state.global_step, path=str(final))
 
-    def write_checkpoint(self, final: Path, random: list[dict[str, Any]], tokens: int) -> None:
-        """Write adapter and training state as they are now into the folder `final`, which appears whole.
+    def learnt(self) -> Learnt:
+        """What training has changed so far. To be called by all processes where they share the model."""
+        if not is_sharded(self.model):
+            return Learnt(None, self.optimizer.state_dict())
+        return Learnt(self.whole_adapter(), whole_optimizer_state(self.optimizer, self.model, self.ranks))
+
+    def whole_adapter(self) -> dict[str, torch.Tensor] | None:
+        """The trained parameters by the names that PEFT saves them under; None where each process has them whole. To be
+        called by all."""
+        if not is_sharded(self.model):
+            return None
+        return {self._saved_names[name]: one for name, one in whole_parameters(self.model, self.ranks).items()}
+
+    def write_checkpoint(self, final: Path, learnt: Learnt, random: list[dict[str, Any]], tokens: int) -> None:
+        """Write adapter and training state into the folder `final`, which appears whole.
 
         `random` are the random states of rank 0 and, where they are known, of the others.
         """
         with staged_folder(final) as folder:
-            save_adapter(self.model, folder)
+            save_adapter(self.model, folder, learnt.adapter)
             self.processing_class.save_pretrained(folder)
             scaler = self.accelerator.scaler
             save_training_state(
                 folder,
                 {
-                    "optimizer": self.optimizer.state_dict(),
+                    "optimizer": learnt.optimizer,
                     "scheduler": self.lr_scheduler.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
                     "random": random[0],
@@ -342,18 +420,27 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
         return trained
 
     def _best_is_there(self, best: Best) -> bool:
-        # It may have to be copied from another run: by one process only.
-        if not self.ranks.is_main:
+        # It may have to be copied from another run: by one process of those that write there.
+        if not self.ranks.keeps:
             self.ranks.wait()
         is_there = best.restore(self.state, self._newest_checkpoint.parent)
-        if self.ranks.is_main:
+        if self.ranks.keeps:
             self.ranks.wait()
-        return is_there
+        if not all(self.ranks.gathered(is_there)):
+            best.give_up(self.state)
+            return False
+        return True
 
     def _load_adapter(self, folder: str) -> None:
         # `load_adapter`, which transformers uses, brings the adapters back in fp32 where TRL had cast them to bf16.
         # Copying into the parameters that are there keeps the type they were trained in.
-        set_peft_model_state_dict(self.model, load_peft_weights(folder, device="cpu"))
+        saved = load_peft_weights(folder, device="cpu")
+        if is_sharded(self.model):
+            put_parameters(
+                self.model, {name: saved[saved_as] for name, saved_as in self._saved_names.items()}, self.ranks.place
+            )
+        else:
+            set_peft_model_state_dict(self.model, saved)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._load_adapter(resume_from_checkpoint)
@@ -372,7 +459,10 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            self.optimizer.load_state_dict(self._restored.pop("optimizer"))
+            state = self._restored.pop("optimizer")
+            if is_sharded(self.model):
+                state = own_optimizer_state(state, self.optimizer, self.model, self.ranks.place)
+            self.optimizer.load_state_dict(state)
             self.lr_scheduler.load_state_dict(self._restored.pop("scheduler"))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
@@ -382,7 +472,8 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             states = [self._restored["random"], *self._restored.get("random_of_others", [])]
-            restore_random_states(states[self.ranks.place.rank % len(states)])
+            if self.ranks.place.rank < len(states):  # of more processes than before, those begin with their own seed
+                restore_random_states(states[self.ranks.place.rank])
 
 
 class WholeSteps(TrainerCallback):  # type: ignore[misc]
@@ -404,7 +495,11 @@ def _first_of(dataset: Sequences | Dataset | None) -> Dataset | None:
     return Dataset.from_list([dataset[0]]) if isinstance(dataset, Sequences) else dataset
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """The adapter alone, as PEFT reads it. Embeddings are part of it only where they are trained."""
+def save_adapter(model: Any, folder: Path, tensors: dict[str, torch.Tensor] | None = None) -> None:
+    """The adapter alone, as PEFT reads it; of a model that is shared its `tensors`, by the names that PEFT saves them
+    under. Embeddings are part of it only where they are trained."""
     # "auto" asks the hub whether the base model has a config, and would copy frozen embeddings beside a LoRA on them.
-    model.save_pretrained(folder, save_embedding_layers=False)
+    # PEFT does not find its own tensors among FSDP's names.
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=None if tensors is None else {})
+    if tensors is not None:
+        save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})

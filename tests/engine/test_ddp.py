@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engine.checks import InvalidSpec
 from engine.runs import control
@@ -18,8 +19,9 @@ from engine.runs.events import read_events
 from engine.runs.launch import launch, resume
 from engine.runs.lineage import changed_spec
 from engine.runs.ranks import RankRecord, read_record
-from engine.runs.store import Run, list_runs
+from engine.runs.store import Cause, Run, State, list_runs
 from engine.spec import RunSpec
+from engine.worker.checkpoint import load_training_state
 from tests.conftest import losses, wait_for_end, wait_for_step, wait_until
 from tests.engine.worker.training import events_of, fit, new_run, write_rows
 
@@ -44,12 +46,13 @@ def uneven_rows(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_rows(path, ["x" * (1 + number * 7 % 40) for number in range(27)])
 
 
-def spec_of(make: MakeSpec, rows: str, processes: int, passes: int, load_in: str = "4bit", **training: Any) -> RunSpec:
+def spec_of(
+    make: MakeSpec, rows: str, processes: int, passes: int, data: dict[str, Any] | None = None, **training: Any
+) -> RunSpec:
     """Steps of 8 rows; two epochs of 22 rows are 6 steps."""
     return make(
-        quantization={"load_in": load_in},
         lora={"lora_dropout": 0.0},
-        data={"train": rows, "eval_fraction": 0.2},
+        data={"train": rows, "eval_fraction": 0.2, **(data or {})},
         training={
             "per_device_train_batch_size": 2,
             "gradient_accumulation_steps": passes,
@@ -70,19 +73,55 @@ def record_of(run: Run, rank: int) -> RankRecord:
     return record
 
 
-@pytest.mark.parametrize(("processes", "load_in"), [(2, "4bit"), (2, "none"), (4, "4bit")])
+CASES: dict[str, tuple[int, str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "two, NF4, after a preflight": (2, "4bit", {}, {}, {"preflight": True}),
+    "two, plain LoRA in random order, the best step of few kept, and answers": (
+        2,
+        "none",
+        {"sample_prompts": ["say 3"], "samples_max_new_tokens": 4},
+        {
+            "train_sampling_strategy": "random",
+            "load_best_model_at_end": True,
+            "save_strategy": "steps",
+            "save_steps": 3,
+            "early_stopping_patience": 3,
+            "report_to": ["tensorboard"],
+        },
+        {},
+    ),
+    "four, NF4, packed": (4, "4bit", {"packing": True, "max_length": 40}, {"dataloader_num_workers": 1}, {}),
+}
+"""Processes, how weights are held, and settings of data, training and hardware."""
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_losses_are_those_of_a_single_process_with_the_same_effective_batch(
-    tiny_spec: MakeSpec, uneven_rows: str, tmp_path: Path, processes: int, load_in: str
+    tiny_spec: MakeSpec, uneven_rows: str, tmp_path: Path, case: str
 ) -> None:
-    several = launch(spec_of(tiny_spec, uneven_rows, processes, 4 // processes, load_in))
+    processes, load_in, data, training, hardware = CASES[case]
+
+    def spec(count: int) -> RunSpec:
+        made = spec_of(tiny_spec, uneven_rows, count, 4 // count, data, **training)
+        return changed_spec(
+            made,
+            {"quantization.load_in": load_in, **{f"hardware.{name}": value for name, value in hardware.items()}},
+        )
+
+    several = launch(spec(processes))
     assert wait_for_end(several).state == "finished", several.log_path.read_text()
-    alone = new_run(tmp_path / "alone", spec_of(tiny_spec, uneven_rows, 1, 4, load_in))
+    alone = new_run(tmp_path / "alone", spec(1))
     assert fit(alone)
 
     assert losses(several) == pytest.approx(losses(alone), abs=1e-3)
     measured = [[event["eval_loss"] for event in events_of(run, "eval")] for run in (several, alone)]
     assert measured[0] == pytest.approx(measured[1], abs=1e-3)
     assert len(measured[0]) == 2
+    for what in ("best", "kept", "sample", "early_stop"):
+        steps = [[event["step"] for event in events_of(run, what)] for run in (several, alone)]
+        assert steps[0] == steps[1], what
+    assert (several.folder / "tracking").exists() is bool(training.get("report_to"))
+    states = [event["state"] for event in events_of(several, "state")]
+    assert ("preflight" in states) is bool(hardware)
     (plan,), (single,) = events_of(several, "plan"), events_of(alone, "plan")
     same = ("total_steps", "epochs", "effective_batch_size", "trainable_parameters")
     assert [plan[name] for name in same] == [single[name] for name in same]
@@ -90,7 +129,7 @@ def test_losses_are_those_of_a_single_process_with_the_same_effective_batch(
     tokens = [events_of(run, "step")[-1]["tokens"] for run in (several, alone)]
     assert tokens[0] == pytest.approx(tokens[1], rel=0.01), "a filler has two tokens"
     assert (several.adapter_folder / "adapter_model.safetensors").exists()
-    assert [event["state"] for event in events_of(several, "state")].count("finished") == 1
+    assert states.count("finished") == 1
     for rank in range(1, processes):
         assert "Traceback" not in (several.folder / f"trainer-{rank}.log").read_text()
     sampled = [event["ranks"] for event in read_events(several.hardware_path) if len(event["ranks"]) == processes]
@@ -137,6 +176,74 @@ def test_a_killed_rank_ends_its_run_and_a_stopped_run_goes_on_exactly(
     # Dropout draws other numbers for other batches; rows and steps are the same.
     assert went_on[stopped_at + 1] == pytest.approx(whole[stopped_at + 1], abs=0.03)
     assert events_of(fewer, "warning") == []
+
+
+def test_whoever_of_launcher_supervisor_and_ranks_is_gone_or_hangs_the_others_save_and_end(
+    tiny_spec: MakeSpec, uneven_rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three starts of one run: each goes on from what the one before has saved.
+    patience = tmp_path / "patience"
+    patience.mkdir()
+    (patience / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'engine.runs.supervisor' in sys.orig_argv:\n"
+        "    import engine.runs.rank_watch\n"
+        "    engine.runs.rank_watch.HANG_LEAST_S = 8.0\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(patience), prepend=os.pathsep)
+    data = {"sample_prompts": ["say 3"], "samples_max_new_tokens": 4}
+    spec = spec_of(tiny_spec, uneven_rows, 2, 2, data, max_steps=100_000, eval_steps=100_000, learning_rate=1e-4)
+    run = launch(changed_spec(spec, {"lora.lora_dropout": 0.1}))
+
+    def is_over(state: State, cause: Cause | None, says: str) -> None:
+        ended = wait_for_end(run, 60)
+        assert (ended.state, ended.cause) == (state, cause), (ended, run.log_path.read_text())
+        assert says in ended.message
+        for rank in (0, 1):
+            assert not Path(f"/proc/{record_of(run, rank).pid}").exists(), f"rank {rank} was left behind"
+
+    wait_for_step(run, 2)
+    control.send(run.control_folder, "pause")
+    wait_until(lambda: run.read_status().state == "paused", "it is paused")
+    control.send(run.control_folder, "evaluate")
+    control.send(run.control_folder, "save")
+    control.send(run.control_folder, "resume")
+    wait_until(lambda: events_of(run, "sample") and events_of(run, "checkpoint"), "all of it is done")
+    (evaluated,), (saved,) = events_of(run, "eval"), events_of(run, "checkpoint")
+    assert evaluated["step"] == saved["step"] == events_of(run, "sample")[0]["step"]
+    state = load_training_state(Path(saved["path"]))
+    seeds = [torch.Generator().set_state(each["torch"]).initial_seed() for each in states_of(state)]
+    assert seeds == [42, 43], "dropout would leave out the same places of different rows"
+
+    wait_for_step(run, saved["step"] + 1)
+    launcher = run.read_status().trainer_pid
+    assert launcher is not None
+    os.kill(launcher, signal.SIGKILL)
+    is_over("failed", "killed", "The launcher of its processes was killed by signal 9 (SIGKILL).")
+    first = run.newest_step()
+    assert first > saved["step"]
+
+    assert resume(run) is not None
+    wait_for_step(run, first + 4)  # from three steps on their pace is known
+    os.kill(record_of(run, 1).pid, signal.SIGSTOP)
+    is_over("failed", "error", "Rank 1 did not go on for ")
+    assert "as it was stopped by a signal" in run.read_status().message
+    second = run.newest_step()
+    assert second >= first + 4
+
+    assert resume(run) is not None
+    wait_for_step(run, second + 1)
+    supervisor = run.read_status().supervisor_pid
+    assert supervisor is not None
+    os.kill(supervisor, signal.SIGKILL)
+    is_over("lost", None, "")
+    assert run.newest_step() > second
+    assert sorted(losses(run)) == list(range(1, run.newest_step() + 1))
+
+
+def states_of(training_state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Random states of all ranks."""
+    return [training_state["random"], *training_state["random_of_others"]]
 
 
 def test_another_number_of_processes_keeps_what_a_step_learns_from(tiny_spec: MakeSpec, uneven_rows: str) -> None:

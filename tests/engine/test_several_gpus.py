@@ -9,7 +9,7 @@ import pytest
 
 from engine.checks import InvalidSpec, impossible_combinations, typed_spec
 from engine.hardware import Gpu
-from engine.prepare import _for_device
+from engine.prepare import on_gpus
 from engine.runs.accelerating import accelerated, environment_of_several
 from engine.runs.store import create_run
 from engine.spec import RunSpec
@@ -20,7 +20,7 @@ UNRESOLVED = {"bf16": None, "fp16": None, "optim": "auto"}
 
 
 def chosen(make: MakeSpec, gpus: list[Gpu] = FOUR, **hardware: Any) -> RunSpec:
-    return _for_device(make(training=UNRESOLVED, hardware=hardware), gpus)
+    return on_gpus(make(training=UNRESOLVED, hardware=hardware), gpus)
 
 
 def test_the_first_gpus_are_taken_or_those_that_are_named(tiny_spec: MakeSpec) -> None:
@@ -75,8 +75,8 @@ def test_what_does_not_go_together_is_told(tiny_spec: MakeSpec, hardware: dict[s
 
 
 def test_a_strategy_that_is_not_there_is_refused(tiny_spec: MakeSpec) -> None:
-    with pytest.raises(InvalidSpec, match="strategy: should be 'none' or 'ddp', not 'fsdp'"):
-        tiny_spec(hardware={"num_processes": 2, "strategy": "fsdp"})
+    with pytest.raises(InvalidSpec, match="strategy: should be 'none', 'ddp' or 'fsdp', not 'zero3'"):
+        tiny_spec(hardware={"num_processes": 2, "strategy": "zero3"})
 
 
 def test_the_run_folder_holds_the_config_of_accelerate(tiny_spec: MakeSpec) -> None:

@@ -169,3 +169,17 @@ def test_on_the_cpu_the_context_is_called_what_it_is() -> None:
     footprint = replace(traced("full").footprint, categories={"context": 2**29}, device_bytes=2**29)
     host = Card("host memory", 2**34, on_cpu=True)
     assert "libraries 512 MiB" in str(plan_words.memory(footprint, "formula", host, UNICODE, 118))
+
+
+def test_the_memory_of_several_processes_is_that_of_a_rank(draft: Draft, memory: PlanMemory) -> None:
+    assert memory.footprint is not None
+    seen = [memory.footprint.device_bytes]
+    for field, value in (("hardware.num_processes", 4), ("hardware.strategy", "fsdp")):
+        draft.change(field, value)
+        assert memory.follow(draft)
+        assert memory.footprint is not None
+        seen.append(memory.footprint.device_bytes)
+    assert seen[1] > seen[0], "DDP's buckets"
+    assert seen[2] not in seen[:2]
+    _, second = str(plan_words.memory(memory.footprint, "formula", CARD, UNICODE, 118, processes=4)).splitlines()
+    assert "predicted a rank, formula" in second

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
+from collections.abc import Callable
 from os import kill
 from pathlib import Path
 
 from textual.pilot import Pilot
 
-from engine.checks import read_spec
+from engine.checks import read_spec, write_spec
 from engine.memory.card import Card
+from engine.runs.asking import ask
 from engine.runs.prediction import read as read_prediction
 from engine.runs.store import Run, list_runs
+from engine.spec import RunSpec
 from tests.conftest import wait_for_end
-from tests.tui.conftest import until
+from tests.tui.conftest import RunFolder, until
 from tests.tui.models import llama
 from tests.tui.planning import line, planned, planning_app
 from tui.app import LoradeckApp
+from tui.screens.choose import ChooseScreen
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.monitor import MonitorScreen
 from tui.screens.plan import PlanScreen
@@ -71,6 +77,39 @@ async def test_what_is_predicted_not_to_fit_asks_before_it_starts(tiny_model: Pa
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, PlanScreen), "the plan is back")
         assert list_runs() == []
+
+
+async def test_a_card_that_is_not_free_is_asked_about_and_the_run_may_wait_in_the_queue(
+    tiny_model: Path, rows_file: Path, new_run: Callable[..., RunFolder], tiny_spec: Callable[..., RunSpec]
+) -> None:
+    holder = new_run("20261124-051900-other-c3d4", live=True)
+    holder.status(host=os.uname().nodename)
+    holder.run.spec_path.write_text(write_spec(tiny_spec()))
+    app = planning_app(llama(str(tiny_model)), data=str(rows_file))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("1")
+        await planned(pilot)
+        await pilot.press("f5")
+        await until(pilot, lambda: isinstance(app.screen, ChooseScreen), "it asks", SLOW_S)
+        asks = app.screen
+        assert isinstance(asks, ChooseScreen)
+        assert asks.heading == f"Not free: the CPU, held by {holder.run.id}"
+        assert [choice.id for choice in asks.choices] == ["queue", "now"]
+        assert asks.choices[0].note == "starts by itself when its turn comes: 1st in line"
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen), "the plan is back")
+        assert list_runs() == [holder.run]
+        await pilot.press("f5")
+        await until(pilot, lambda: isinstance(app.screen, ChooseScreen), "it asks again", SLOW_S)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, MonitorScreen), "the run's monitor is open", SLOW_S)
+        monitor = app.screen
+        assert isinstance(monitor, MonitorScreen)
+        run = monitor.watched
+        says = f"1st in the queue: waits for the CPU, held by {holder.run.id}."
+        await until(pilot, lambda: monitor.state.message == says, "it says what it waits for", SLOW_S)
+        await asyncio.to_thread(ask, run, "stop")
+        await until(pilot, lambda: monitor.state.state == "stopped", "it is out of the queue")
 
 
 async def test_from_an_empty_app_to_a_running_training_by_keys_alone(tiny_model: Path, rows_file: Path) -> None:

@@ -31,7 +31,7 @@ OPTIONAL_TEXTS = ("cause", "parent", "continued_by", "best_metric")
 TIMES = ("created", "started", "heartbeat")
 OPTIONAL_NUMBERS = (
     "total_steps", "epoch", "loss", "eval_loss", "best_step", "best_value", "tokens", "predicted_bytes", "peak_bytes",
-    "ended", "exit_code",
+    "ended", "exit_code", "place",
 )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def _has_lost_or_found_its_lock(row: RunRow) -> bool:
     if _is_final(row.status):
         return False
     keep_watched(row.run, row.status)
-    if row.status.state == "queued":  # it has no lock: its watcher writes what becomes of it
+    if row.status.state == "queued" and not row.status.waits_here:  # Slurm's: its watcher writes what becomes of it
         return False
     try:
         return row.run.is_alive() == (row.status.state == "lost")

@@ -141,7 +141,8 @@ class Cells:
         status, glyphs = row.status, self.glyphs
         match column.name:
             case "state":
-                return f"{glyphs.states[status.state]} {status.state}"
+                place = f" {status.place:.0f}" if status.state == "queued" and status.place is not None else ""
+                return f"{glyphs.states[status.state]} {status.state}{place}"
             case "model":
                 return shown(status.model, glyphs)
             case "data":

@@ -31,6 +31,9 @@ def detail(
     """
     family, labels = _family(row, children, descent, glyphs), _labels(row, glyphs)
     said = [_identity(row, glyphs), _figures(row, glyphs, now)]
+    if row.status.waits_here:
+        said.insert(1, Content(shown(row.status.message.partition(": ")[2], glyphs, LONGEST, empty="")))
+        lines -= 1
     said += [family, labels] if lines > 3 else [Content("   ").join(part for part in (labels, family) if part)]
     return Content("\n").join(part for part in said if part)
 
@@ -39,8 +42,10 @@ def _identity(row: RunRow, glyphs: Glyphs) -> Content:
     status = row.status
     parts = [Content.styled(shown(row.run.id, glyphs), "bold")]
     state = f"{status.state}: {shown(status.cause, glyphs)}" if status.cause else status.state
+    if status.waits_here and (place := status.message.partition(": ")[0]):
+        state = f"queued: {shown(place, glyphs)}"  # and what it waits for, on a line of its own
     parts.append(Content.styled(f"{glyphs.states[status.state]} {state}", STATE_STYLES[status.state]))
-    if message := shown(status.message, glyphs, LONGEST, empty=""):
+    if not status.waits_here and (message := shown(status.message, glyphs, LONGEST, empty="")):
         parts.append(Content(message))
     return Content("   ").join(parts)
 
@@ -55,7 +60,8 @@ def _figures(row: RunRow, glyphs: Glyphs, now: float) -> Content:
     if status.tokens is not None:
         said.append(f"{count(status.tokens)} tokens")
     if (seconds := took_s(row, now)) is not None:
-        said.append(f"{'going for' if row.is_going else 'took'} {took(seconds)}")
+        verb = "queued for" if status.state == "queued" else "going for" if row.is_going else "took"
+        said.append(f"{verb} {took(seconds)}")
     if memory := _memory(status):
         said.append(memory)
     if status.data:

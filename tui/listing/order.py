@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.runs.store import State
 from tui.listing.catalog import RunRow
 
-Key = float | str
+Key = float | str | tuple[float, float]
 STATE_ORDER: tuple[State, ...] = (
     "training", "evaluating", "saving", "preflight", "loading", "starting", "queued", "paused", "failed", "lost",
     "stopped", "finished",
@@ -42,7 +42,7 @@ def took_s(row: RunRow, now: float) -> float | None:
 
 ORDERS = (
     Order("started", lambda row, now: started(row) or None, down=True),
-    Order("state", lambda row, now: STATE_ORDER.index(row.status.state)),
+    Order("state", lambda row, now: (STATE_ORDER.index(row.status.state), row.status.place or 0)),
     Order("model", lambda row, now: row.status.model.casefold() or None),
     Order("loss", lambda row, now: row.status.loss),
     Order("eval", lambda row, now: row.status.eval_loss),

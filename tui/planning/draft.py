@@ -16,7 +16,15 @@ from engine.memory.lengths import Lengths, largest_batches
 from engine.memory.predict import Question, by_formula
 from engine.runs.store import write_atomically
 from engine.spec import LoraSection, RunSpec
-from engine.targets import Inexpressible, Selection, problems_with, selected, to_lora, trainable_parameters
+from engine.targets import (
+    Inexpressible,
+    Selection,
+    problems_of_sharing,
+    problems_with,
+    selected,
+    to_lora,
+    trainable_parameters,
+)
 
 if TYPE_CHECKING:
     from engine.memory.card import Card
@@ -171,7 +179,9 @@ class Draft:
         problems = list(self._missing())
         problems += impossible_combinations(self._spec)
         if self.architecture is not None:
-            problems += problems_with(self._spec.lora, self.architecture, self._spec.quantization)
+            problems += problems_with(
+                self._spec.lora, self.architecture, self._spec.quantization
+            ) or problems_of_sharing(self._spec, self.architecture)
         return problems
 
     def totals(self) -> Totals:

@@ -17,8 +17,9 @@ TRACES_KEPT = 32
 ANY_FOLDER = Path("/")
 """Stands for the config's folder where two states of one model are compared."""
 
-Key = tuple[TraceRequest, str, "int | None"]
-"""What a prediction depends on: the trace and, for the CUDA context, the card by its name and size."""
+Key = tuple[TraceRequest, str, "int | None", int, "str | None"]
+"""What a prediction depends on: the trace; for the CUDA context the card by its name and size; how many processes share
+the work, and how."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ class PlanMemory:
             before_card, card = before.card, now.card
             if replace(before_card, free_bytes=card.free_bytes, others=card.others) == card:
                 return False
-        key = (request_for(replace(now, config_folder=ANY_FOLDER)), now.card.name, now.card.total_bytes)
+        hardware = now.resolved.hardware
+        request = request_for(replace(now, config_folder=ANY_FOLDER))
+        key = (request, now.card.name, now.card.total_bytes, hardware.num_processes, hardware.strategy)
         if key == self._key:
             return False
         self._key, self._why_not = key, ""

@@ -14,12 +14,14 @@ from engine.memory.card import card_of
 from engine.memory.footprint import Footprint
 from engine.memory.outcomes.at_launch import at_launch
 from engine.memory.outcomes.history import with_experience
-from engine.prepare import prepare, with_absolute_paths
+from engine.prepare import left_open, prepare, with_absolute_paths
+from engine.queue.beforehand import Busy, busy
+from engine.queue.line import QueueError
 from engine.runs.launch import launch
 from engine.runs.store import Run
 from engine.slurm.commands import SlurmError
 from engine.spec import DataSection, ModelSection, RunSpec
-from engine.targets import problems_with
+from engine.targets import problems_of_sharing, problems_with
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,26 @@ def check(spec: RunSpec, folder: Path, inspector: Inspector, architecture: Archi
         else:
             architecture = found
     if architecture is not None:
-        found_by_model = problems_with(spec.lora, architecture, spec.quantization)
+        found_by_model = problems_with(spec.lora, architecture, spec.quantization) or problems_of_sharing(
+            spec, architecture
+        )
         problems += [problem for problem in found_by_model if problem not in problems]
     return Checked(None if problems else resolved, problems)
 
 
-def start(spec: RunSpec, traced: Footprint | None) -> Run | str:
-    """The run of a resolved spec, started; or why it could not be. `traced` is its prediction, if it was traced."""
+def in_the_way(written: RunSpec, spec: RunSpec, needed_bytes: int | None) -> Busy | None:
+    """What the resolved `spec` would find on its card now; None where that is free, and where nobody can tell."""
     try:
-        if traced is None:
-            return launch(spec, at_launch(spec))
-        return launch(spec, with_experience(traced, card_of(spec.hardware.device)))
-    except (OSError, SlurmError) as error:
+        return busy(spec, left_open(written, spec), needed_bytes)
+    except OSError:
+        return None
+
+
+def start(spec: RunSpec, traced: Footprint | None, queued: RunSpec | None = None) -> Run | str:
+    """The run of a resolved spec, started; or why it could not be. `traced` is its prediction, if it was traced. With
+    `queued`, the same spec as `left_open`, it waits for a free card."""
+    try:
+        known = at_launch(spec) if traced is None else with_experience(traced, card_of(spec.hardware.device))
+        return launch(queued or spec, known, queue=queued is not None)
+    except (OSError, SlurmError, QueueError) as error:
         return f"The run could not be started: {error}"

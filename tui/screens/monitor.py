@@ -325,7 +325,7 @@ class MonitorScreen(MonitorLog):
             self.flash(f"There is nothing to {wanted}: the run is {self.state.state}.")
             return True
         if self.state.state == "queued" and wanted != "stop":
-            self.flash(f"There is nothing to {wanted} yet: the run waits in Slurm's queue.")
+            self.flash(f"There is nothing to {wanted} yet: the run is queued.")
             return True
         return False
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, cast
 from textual import on, work
 from textual.message import Message
 
+from engine.prepare import left_open
 from engine.runs.store import Run
 from engine.spec import RunSpec
 from engine.units import amount
-from tui.background import in_background
+from tui.background import in_background, result_of
 from tui.planning import work as plan_work
 from tui.planning.draft import UNSET
 from tui.planning.work import Checked
+from tui.screens.choose import Choice, ChooseScreen
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.plan_dialogs import PlanDialogs
 
@@ -85,22 +87,38 @@ class PlanStart(PlanDialogs):
         if checked.spec is None:
             self.show_problems(checked.problems, "Not started")
             return
-        footprint, card = self.memory.footprint, self.draft.card_in_limit
-        if footprint is not None and card is not None and card.free_bytes is not None:
-            needed, free = footprint.needed_bytes, card.free_bytes
-            room = f"hardware.memory_limit is {amount(free)}" if card.is_limited else f"{amount(free)} is free"
-            if footprint.verdict(free) == "does not fit" and not await self.app.push_screen_wait(
-                ConfirmScreen(
-                    f"Predicted ({self.memory.tier}) to need {amount(needed)}, and {room}. Start all the same?",
-                    "It would most likely end out of memory in the first step. Nothing is lost if it does.",
-                    yes="start",
-                    no="go on planning",
-                )
-            ):
-                return
+        written, spec = self._spec_to_start or self.draft.spec, checked.spec
+        if (how := await self._how_to_start(written, spec)) is None:
+            return
+        queued = left_open(written, spec) if how == "queue" else None
         trace = self.memory.predictions.trace if self.draft.spec is self._spec_to_start else None
-        starting = partial(plan_work.start, checked.spec, None if trace is None else trace.footprint)
+        starting = partial(plan_work.start, spec, None if trace is None else trace.footprint, queued)
         in_background(lambda: self.post_soon(self.Started(starting())), "start")
+
+    async def _how_to_start(self, written: RunSpec, spec: RunSpec) -> str | None:
+        """`now`, or `queue` to wait for a free card; None is not to start. Asks where that is a question."""
+        footprint, card = self.memory.footprint, self.draft.card_in_limit
+        predicted = None if footprint is None else footprint.device_bytes
+        if (busy := await result_of(partial(plan_work.in_the_way, written, spec, predicted), "queue")) is not None:
+            choices = [
+                Choice("queue", "wait in the queue", busy.in_the_queue),
+                Choice("now", "start now", "beside what is there"),
+            ]
+            return await self.app.push_screen_wait(ChooseScreen(f"Not free: {self.glyphs.plain(busy.what)}", choices))
+        if footprint is None or card is None or card.free_bytes is None:
+            return "now"
+        needed, free = footprint.needed_bytes, card.free_bytes
+        room = f"hardware.memory_limit is {amount(free)}" if card.is_limited else f"{amount(free)} is free"
+        if footprint.verdict(free) == "does not fit" and not await self.app.push_screen_wait(
+            ConfirmScreen(
+                f"Predicted ({self.memory.tier}) to need {amount(needed)}, and {room}. Start all the same?",
+                "It would most likely end out of memory in the first step. Nothing is lost if it does.",
+                yes="start",
+                no="go on planning",
+            )
+        ):
+            return None
+        return "now"
 
     @on(Started)
     def _open_run(self, message: Started) -> None:

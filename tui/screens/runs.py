@@ -42,12 +42,14 @@ FIRST_SLICE_S = 0.03
 SLICE_S = 0.5
 FLASH_S = 6.0
 FILTER_HINT = "words that a run must have; state:failed tag:x model: data: targets: note: id: host:"
-LIST_ACTIONS = frozenset(
-    {"filter", "sort", "turn", "tree", "mark", "compare", "try", "evaluation", "tags", "note", "delete", "back"}
-)
+LIST_ACTIONS = frozenset((
+    "filter", "sort", "turn", "tree", "mark", "compare", "try", "evaluation", "tags", "note", "place", "delete", "back",
+))  # fmt: skip
 """Actions that need a list of runs, and wait while something is typed."""
 RARE = frozenset({"runs.tree", "runs.tags", "runs.note"})
 """Keys that a narrow terminal shows only in the help."""
+PLACE = Binding.Group("place")
+FORWARD, BACK = "One place forward in the queue.", "One place back in the queue."
 
 EMPTY = """\
 There are no runs yet.
@@ -66,7 +68,8 @@ class RunsScreen(Screen[None]):
     HELP = (
         "All runs of this machine and those copied here. A run goes on whether or not it is looked at.\n"
         "The filter (/) takes words that must all be found in a run: its id, model, data, targets, state, tags or "
-        "notes. state:failed or tag:baseline looks in one of them. esc takes the filter and the marks away."
+        "notes. state:failed or tag:baseline looks in one of them. esc takes the filter and the marks away.\n"
+        "A queued run starts by itself when its turn comes and a card is free; < and > give it another place."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "filter", key_display="/", id="runs.filter", tooltip="Show only some runs."),
@@ -77,6 +80,8 @@ class RunsScreen(Screen[None]):
         Binding("c", "compare", "compare", id="runs.compare", tooltip="The marked runs (2 to 8) side by side."),
         Binding("T", "try", "try", show=False, id="runs.try", tooltip="Ask its model: base and adapter side by side."),
         Binding("E", "evaluation", "evaluate", show=False, id="runs.evaluation", tooltip="Base against adapter."),
+        Binding("less_than_sign,shift+up", "place(-1)", "sooner", id="runs.sooner", group=PLACE, tooltip=FORWARD),
+        Binding("greater_than_sign,shift+down", "place(1)", "later", id="runs.later", group=PLACE, tooltip=BACK),
         Binding("t", "tags", "tags", id="runs.tags", tooltip="Edit the tags of this run or the marked ones."),
         Binding("n", "note", "note", id="runs.note", tooltip="Add a note to this run."),
         Binding("d,delete", "delete", "delete", id="runs.delete", tooltip="Delete this run or the marked ones. Asks."),
@@ -218,6 +223,7 @@ class RunsScreen(Screen[None]):
     @on(RunTable.Highlighted)
     def show_detail(self, message: RunTable.Highlighted) -> None:
         row = message.row
+        self.refresh_bindings()  # places are for queued runs only
         if row.status.parent and row.run.id not in self._descents:
             self._read_descent(row)
         self._say_detail(row)
@@ -243,10 +249,13 @@ class RunsScreen(Screen[None]):
     def active_bindings(self) -> dict[str, ActiveBinding]:
         """The keys; on a narrow terminal the footer has no room for all of them."""
         bindings = super().active_bindings
-        if not self.has_class("-narrow"):
-            return bindings
+        left_out = set(RARE) if self.has_class("-narrow") else set()
+        if self.check_action("place", ()):
+            left_out.add("runs.compare")  # a queued run has places in its stead, and nothing to compare
         return {
-            key: active._replace(binding=replace(active.binding, show=False)) if active.binding.id in RARE else active
+            key: active._replace(binding=replace(active.binding, show=False))
+            if active.binding.id in left_out
+            else active
             for key, active in bindings.items()
         }
 
@@ -256,6 +265,8 @@ class RunsScreen(Screen[None]):
             self._say_detail(self._table.row)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "place" and (self._table.row is None or not self._table.row.status.waits_here):
+            return False
         return action not in LIST_ACTIONS or (bool(self.all_rows) and not self._prompt.display)
 
     def action_sort(self) -> None:
@@ -352,6 +363,13 @@ class RunsScreen(Screen[None]):
 
         if self._table.row is not None:
             self.app.push_screen(EvaluationScreen(self._table.row.run, self.glyphs))
+
+    @work
+    async def action_place(self, by: int) -> None:
+        """Give the queued run under the cursor another place."""
+        if (row := self._table.row) is not None:
+            self.flash(await result_of(lambda: runs_actions.moved(row, by), "queue"))
+            self.read_again()
 
     def action_tags(self) -> None:
         if rows := self.chosen():

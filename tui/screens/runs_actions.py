@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from engine.runs.labels import add_note, set_tags
 from engine.runs.remove import remove, size_bytes
 from engine.runs.store import Run, RunBusy
-from engine.units import amount
+from engine.units import amount, ordinal
 from tui.glyphs import Glyphs
 from tui.listing.catalog import RunRow
 from tui.listing.columns import shown
@@ -76,6 +76,18 @@ def delete(rows: Sequence[RunRow]) -> tuple[list[Run], list[str]]:
         else:
             gone.append(row.run)
     return gone, problems
+
+
+def moved(row: RunRow, by: int) -> str:
+    """Move a waiting run `by` places in the queue of its machine; returns what came of it."""
+    from engine.queue.line import QueueError, move  # the spec's types, which the first paint need not wait for
+
+    try:
+        return f"{row.run.id} is {ordinal(move(row.run, by=by))} in the queue now."
+    except QueueError as error:
+        return str(error)
+    except OSError as error:
+        return f"The queue cannot be changed: {error}"
 
 
 def _size(run: Run, bytes: int) -> str:

@@ -64,8 +64,10 @@ def notice(state: RunState, requests: Sequence[Request], run_id: str, glyphs: Gl
         return Content("\n").join([sign, *_goes_on(state, "go on with", run_id, glyphs)])
     if state.state == "queued":
         sign = Content.styled(f"{glyphs.states['queued']} queued", "bold $secondary")
-        words = _begin(state.message, glyphs) if state.message else "Slurm has it. Why it waits is known in a moment."
+        words = _begin(state.message, glyphs) if state.message else "Why it waits is known in a moment."
         return Content("\n").join([sign, Content(words)])
+    if state.state == "starting" and state.message:  # other machines are waited for
+        return Content.styled(_begin(state.message, glyphs), "$warning")
     if state.state == "finished":
         return _finished(state, run_id, glyphs)
     if state.oom is not None:

@@ -243,8 +243,9 @@ def _had(spec: RunSpec, card: Card, oom: Event, of_host: bool) -> tuple[int | No
 
 
 def _calibrated(question: Question, oom: Event, room: int, inspector: Inspector | None) -> Failure:
-    wall, needed = needed_bytes(oom, room)
-    phases = phases_of(oom, question.card.on_cpu)
+    on_cpu = question.card.on_cpu
+    wall, needed = needed_bytes(oom, room, is_reserved=on_cpu and room == question.spec.hardware.memory_limit_bytes)
+    phases = phases_of(oom, on_cpu)
     batch = failing_batch(question, oom)
     try:
         by_formula = short_of(price(batch, None), phases, needed)

@@ -110,17 +110,18 @@ def is_of_the_host(oom: Event, on_cpu: bool) -> bool:
     return not on_cpu and oom.get("raised_by") in HOST_RAISERS
 
 
-def needed_bytes(oom: Event, room_bytes: int) -> tuple[int, int]:
+def needed_bytes(oom: Event, room_bytes: int, is_reserved: bool = False) -> tuple[int, int]:
     """What the run could really have, and what it needed at the least.
 
     `room_bytes` is what it should have had. Where it failed below that, it had no more than it had just asked for; and
-    what fails needs more than there is.
+    what fails needs more than there is. With `is_reserved` the room is one of reserved memory (`memory_limit` on the
+    CPU), and what the run held is what it had touched of that: it had all of the room.
     """
     held, requested = _size(oom, "held_bytes"), _size(oom, "requested_bytes")
     if held is None:
         return room_bytes, room_bytes
     seen = held + (requested or 0)
-    wall = min(room_bytes, seen) if requested is not None else room_bytes
+    wall = min(room_bytes, seen) if requested is not None and not is_reserved else room_bytes
     return wall, max(seen, wall)
 
 

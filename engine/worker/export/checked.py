@@ -10,6 +10,7 @@ from engine.worker.data.run_data import RunData, load_data
 from engine.worker.export.check import MOST_ROWS, Differs, check
 from engine.worker.export.facts import cannot, facts_of
 from engine.worker.export.script import script_of
+from engine.worker.export.settings import in_one_process, of_several
 from engine.worker.failures import BadSpec
 from engine.worker.job import Tell
 
@@ -32,12 +33,13 @@ def exported_script(spec: RunSpec, run_id: str, tell: Tell) -> dict[str, Any]:
 
 def checked_script(spec: RunSpec, run_id: str, data: RunData, tell: Tell) -> tuple[str, int]:
     """The script, and how many rows of it were compared with the run's. Raises BadSpec where they differ."""
+    remark, spec = of_several(spec), in_one_process(spec)
     facts = facts_of(spec, data)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     difference = ""
     # What TRL makes of marked turns is shorter to write, and mostly the same.
     for exact in (False, True):
-        text = script_of(spec, run_id, versions, data.encoder, facts, exact)
+        text = script_of(spec, run_id, versions, data.encoder, facts, exact, remark)
         try:
             return text, check(
                 text, spec, data, lambda done, total: tell("progress", doing="check", done=done, total=total)
@@ -53,7 +55,7 @@ def checked_script(spec: RunSpec, run_id: str, data: RunData, tell: Tell) -> tup
 
 def notes_of(spec: RunSpec, compared: int, rows: int) -> list[str]:
     """What a person has to know of the script."""
-    notes = []
+    notes = [remark] if (remark := of_several(spec)) else []
     if compared < rows:
         notes.append(f"Of {rows:,} rows {compared:,} were compared ({MOST_ROWS:,} of each side at most).")
     if spec.data.samples or spec.data.sample_prompts:

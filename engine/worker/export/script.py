@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 from transformers import AutoConfig
 from trl import get_training_chat_template
@@ -54,13 +55,16 @@ IMPORTS: tuple[tuple[str, str], ...] = (
 """What a script may import, and by what in its text one sees that it needs it."""
 
 
-def script_of(spec: RunSpec, run_id: str, versions: dict[str, str], encoder: Encoder, facts: Facts, exact: bool) -> str:
-    """The text of the script. `exact` writes out how marked turns become labels (`data_parts.encode`).
+def script_of(
+    spec: RunSpec, run_id: str, versions: dict[str, str], encoder: Encoder, facts: Facts, exact: bool, remark: str = ""
+) -> str:
+    """The text of the script. `exact` writes out how marked turns become labels (`data_parts.encode`); `remark` says in
+    what the run was another one.
 
     Raises BadSpec where no script would be right.
     """
     parts = [
-        _settings(spec, run_id, encoder, facts),
+        _settings(spec, run_id, encoder, facts, is_of_several=bool(remark)),
         f"{_heading('rows')}\n",
         *_data_parts(spec, encoder, facts, exact),
         f"{_heading('model')}\n",
@@ -69,18 +73,19 @@ def script_of(spec: RunSpec, run_id: str, versions: dict[str, str], encoder: Enc
         *_training_parts(spec, encoder),
     ]
     body = TWO_LINES.join(parts)
-    return f"{_docstring(run_id, versions)}\n\n{_imports(body)}\n\n{body}"
+    return f"{_docstring(run_id, versions, remark)}\n\n{_imports(body)}\n\n{body}"
 
 
-def _docstring(run_id: str, versions: dict[str, str]) -> str:
+def _docstring(run_id: str, versions: dict[str, str], remark: str) -> str:
     name = re.sub(r"[^\w.-]", "_", run_id)
     libraries = ", ".join(f"{library} {version}" for library, version in versions.items())
+    promise = remark or "With the same files, machine and number of threads it prints the losses of that run."
     return f'''"""QLoRA fine-tuning as in the run {name}, with transformers, peft, trl and bitsandbytes alone.
 
     python SCRIPT [OUTPUT_FOLDER]
 
-With the same files, machine and number of threads it prints the losses of that run. Checked with
-{libraries}.
+{textwrap.fill(promise, 110)}
+Checked with {libraries}.
 """'''
 
 
@@ -112,13 +117,14 @@ def _import_line(module: str, names: list[str]) -> str:
     return f"from {module} import (\n" + "".join(f"    {name},\n" for name in names) + ")"
 
 
-def _settings(spec: RunSpec, run_id: str, encoder: Encoder, facts: Facts) -> str:
+def _settings(spec: RunSpec, run_id: str, encoder: Encoder, facts: Facts, is_of_several: bool) -> str:
     lines = [_heading("settings"), ""]
     if spec.hardware.device != "cpu":
         number = spec.hardware.device.removeprefix("cuda:")
+        as_the_run = "" if is_of_several else "  # one GPU, as the run had it"
         lines += [
             'os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"',
-            f'os.environ["CUDA_VISIBLE_DEVICES"] = {literal(number)}  # one GPU, as the run had it',
+            f'os.environ["CUDA_VISIBLE_DEVICES"] = {literal(number)}{as_the_run}',
         ]
         if (allocator := allocator_of(spec)) is not None:
             lines.append(f'os.environ["PYTORCH_ALLOC_CONF"] = {literal(allocator)}')
@@ -171,7 +177,7 @@ def _quantization(spec: RunSpec) -> str:
             "bnb_4bit_quant_type": literal(settings.bnb_4bit_quant_type),
             "bnb_4bit_use_double_quant": repr(settings.bnb_4bit_use_double_quant),
             "bnb_4bit_compute_dtype": f"torch.{settings.bnb_4bit_compute_dtype}",
-            "bnb_4bit_quant_storage": f"torch.{settings.bnb_4bit_quant_storage}",
+            "bnb_4bit_quant_storage": f"torch.{settings.storage_type}",
         }
     else:
         arguments = {"load_in_8bit": "True", "llm_int8_threshold": repr(settings.llm_int8_threshold)}

@@ -10,6 +10,7 @@ from typing import Any
 from peft import LoraConfig
 from trl import SFTConfig
 
+from engine.runs.lineage import changed_spec
 from engine.spec import RunSpec
 from engine.worker.model import lora_config
 from engine.worker.train import sft_config
@@ -35,6 +36,28 @@ def on_cpu(spec: RunSpec) -> RunSpec:
             "hardware": spec.hardware.model_copy(update={"device": "cpu"}),
             "training": spec.training.model_copy(update={"tf32": None}),
         }
+    )
+
+
+def in_one_process(spec: RunSpec) -> RunSpec:
+    """A run of several processes as one that learns from the same rows in each step: their passes one after the
+    other."""
+    if spec.hardware.num_processes == 1:
+        return spec
+    on_one_machine = {"num_processes": 1, "num_machines": 1, "machines": [], "machine_rank": None}
+    changes = {f"hardware.{name}": value for name, value in on_one_machine.items()}
+    return changed_spec(spec, changes).model_copy(update={"parent": spec.parent})
+
+
+def of_several(spec: RunSpec) -> str:
+    """What to say where `in_one_process` changes something; empty where it does not."""
+    processes, passes = spec.hardware.num_processes, spec.training.gradient_accumulation_steps
+    if processes == 1:
+        return ""
+    return (
+        f"The run had {processes} processes with gradient_accumulation_steps: {passes}, and this is one with "
+        f"{passes * processes}: a step learns from the same rows. Sums in another order and dropout drawn otherwise "
+        "let losses come near and not be equal."
     )
 
 

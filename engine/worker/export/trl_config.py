@@ -20,7 +20,14 @@ from engine.spec import RunSpec
 from engine.worker.data.run_data import RunData, load_data
 from engine.worker.export.facts import Facts, facts_of
 from engine.worker.export.script import twin_of_trl
-from engine.worker.export.settings import OF_ONE_MACHINE, as_plain, run_config, training_settings
+from engine.worker.export.settings import (
+    OF_ONE_MACHINE,
+    as_plain,
+    in_one_process,
+    of_several,
+    run_config,
+    training_settings,
+)
 from engine.worker.failures import BadSpec
 from engine.worker.job import Tell
 from engine.worker.model import lora_config, quantization_config
@@ -50,8 +57,13 @@ def trl_yaml(spec: RunSpec, run_id: str, data: RunData, facts: Facts, template_p
 
     Raises BadSpec where trl would not read these rows at all.
     """
+    remark, spec = of_several(spec), in_one_process(spec)
     settings, template = _settings(spec, run_id, data, facts, template_path)
-    differences = [*_of_data(spec, data, facts), *_of_settings(spec, settings, template, template_path)]
+    differences = [
+        *([remark] if remark else []),
+        *_of_data(spec, data, facts),
+        *_of_settings(spec, settings, template, template_path),
+    ]
     head = [
         f"# {_one_line(run_id)} as a config for: trl sft --config FILE",
         "# What the run did, and this does not:" if differences else "# It says all that the run's settings say.",
@@ -87,7 +99,7 @@ def _settings(
     if quantization.load_in == "4bit":
         settings["bnb_4bit_quant_type"] = quantization.bnb_4bit_quant_type
         settings["use_bnb_nested_quant"] = quantization.bnb_4bit_use_double_quant
-        settings["bnb_4bit_quant_storage"] = quantization.bnb_4bit_quant_storage
+        settings["bnb_4bit_quant_storage"] = quantization.storage_type
     template = None
     if facts.conversations:
         encoder = data.encoder

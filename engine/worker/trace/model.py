@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.functional import quantize_4bit
-from bitsandbytes.nn import Params4bit
+from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -64,6 +64,9 @@ def build(config: PreTrainedConfig, spec: RunSpec) -> PreTrainedModel:
         quantizer.pre_quantized = False
         quantizer.preprocess_model(model, dtype=dtype, device_map={"": "cpu"})
         model.hf_quantizer = quantizer
+        for module in model.modules():
+            if isinstance(module, Linear4bit) and module.bias is not None:
+                module.bias.data = module.bias.data.to(dtype)  # as it is loaded; bitsandbytes makes it float32
     pattern = float32_pattern(model)
     if pattern is not None:
         for name, parameter in model.named_parameters():

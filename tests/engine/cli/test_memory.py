@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from engine.checks import write_spec
 from engine.spec import RunSpec
@@ -53,6 +54,12 @@ def test_estimate_by_formula_for_several_processes(spec_file: Path) -> None:
     told = json.loads(done.stdout)
     assert told["tier"] == "formula"
     assert any("NCCL" in words for words in told["not_modelled"])
+
+    alone = json.loads(loradeck("estimate", str(spec_file), "--formula", "--gpu", "12GiB", "--json").stdout)
+    raw = yaml.safe_load(spec_file.read_text())
+    spec_file.write_text(yaml.safe_dump({**raw, "hardware": {"num_processes": 4, "strategy": "fsdp"}}))
+    done = loradeck("estimate", str(spec_file), "--formula", "--gpu", "12GiB", "--json")
+    assert json.loads(done.stdout)["categories"]["adapters"] == alone["categories"]["adapters"] / 4
 
 
 @pytest.mark.parametrize("command", ["estimate", "fit"])

@@ -24,7 +24,8 @@ from engine.runs.store import Run
 from engine.spec import ParentSection, RunSpec
 from engine.worker.data.run_data import load_data
 from engine.worker.export.check import Differs, check
-from engine.worker.export.checked import checked_script, exported_script
+from engine.worker.export.checked import checked_script, exported_script, notes_of
+from engine.worker.export.settings import of_several
 from engine.worker.failures import BadSpec
 from tests.engine.worker.training import events_of, fit, new_run
 
@@ -314,6 +315,21 @@ def test_a_run_on_a_gpu_is_exported_where_there_is_none(tiny_spec: MakeSpec, tmp
         assert line in text.splitlines()
     assert "use_cpu" not in text
     assert "support_avx512bf16_for_cpu" not in text
+
+
+def test_a_run_of_several_processes_is_one_with_their_passes(tiny_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = tiny_spec(
+        hardware={"device": "cuda:2", "num_processes": 4, "gpu_ids": [2, 0, 1, 3]},
+        training={"gradient_accumulation_steps": 3, "optim": "paged_adamw_32bit"},
+    )
+    text = script_for(spec, tmp_path).read_text()
+    lines = text.splitlines()
+    assert "    gradient_accumulation_steps=12," in lines
+    assert 'os.environ["CUDA_VISIBLE_DEVICES"] = "2"  # one GPU, as the run had it' not in lines
+    assert 'os.environ["CUDA_VISIBLE_DEVICES"] = "2"' in lines
+    assert "The run had 4 processes with gradient_accumulation_steps: 3, and this is one with 12" in text
+    assert "it prints the losses of that run" not in text
+    assert notes_of(spec, 3, 3) == [of_several(spec)]
 
 
 def test_a_run_that_went_on_from_another_s_checkpoint_has_no_script(tiny_spec: MakeSpec) -> None:

@@ -67,12 +67,15 @@ def test_what_it_cannot_say_stands_on_top_as_comments(tiny_spec: MakeSpec, tmp_p
         data={"eval_fraction": 0.25},
         lora={"rank_pattern": {"q_proj": 4}, "layers_to_transform": [1], "bias": "all"},
         quantization={"llm_int8_skip_modules": ["o_proj"]},
+        training={"gradient_accumulation_steps": 3},
+        hardware={"num_processes": 2},
     )
     path, result = config_of(spec, tmp_path)
     text = path.read_text()
     for told in (
         "lora.rank_pattern: {'q_proj': 4}; here it is {}",
         "lora.layers_to_transform",
+        "The run had 2 processes with gradient_accumulation_steps: 3, and this is one with 6",
         "lora.bias: 'all'",
         "quantization.llm_int8_skip_modules",
         "data.eval_fraction: rows held out by a hash",
@@ -80,6 +83,7 @@ def test_what_it_cannot_say_stands_on_top_as_comments(tiny_spec: MakeSpec, tmp_p
         "the order of rows",
     ):
         assert any(told in difference for difference in result["differences"]), result["differences"]
+    assert yaml.safe_load(text)["gradient_accumulation_steps"] == 6
     assert all(f"\n#   {difference}\n" in text for difference in result["differences"])
     assert not [difference for difference in result["differences"] if difference.startswith("training.")]
     assert all(line.startswith("#") for line in text.splitlines()[: 2 + len(result["differences"])])

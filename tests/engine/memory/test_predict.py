@@ -16,8 +16,7 @@ from engine.memory.card import Card, card_named
 from engine.memory.depths import shallow_depths
 from engine.memory.footprint import Footprint
 from engine.memory.lengths import Lengths
-from engine.memory.predict import NotPredicted, Question, best, kept, predict, request_for
-from engine.memory.ranks import per_rank
+from engine.memory.predict import NotPredicted, Question, best, by_formula, kept, predict, request_for
 from tests.engine.memory.tracing import LLAMA, spec_of
 
 CARD = card_named("24GiB")
@@ -145,16 +144,31 @@ def test_the_formula_answers_at_once(ask: Any) -> None:
     assert sorted(times)[4] < 0.02  # 5 ms on an idle machine: tests/benchmarks/prediction_time.py
 
 
-def test_ranks_share_under_fsdp_and_add_buckets_under_ddp(ask: Any, inspector: Inspector) -> None:
-    question = ask()
-    one = predict(question, "full", inspector)
-    asked = question.resolved, question.architecture
-    assert per_rank(one, *asked, 1, "ddp") == one
-    ddp, fsdp = (per_rank(one, *asked, 4, strategy) for strategy in ("ddp", "fsdp"))
-    assert ddp.device_bytes > one.device_bytes > fsdp.device_bytes
-    for footprint in (ddp, fsdp):
-        assert sum(footprint.categories.values()) == footprint.device_bytes
-        assert any("NCCL" in words for words in footprint.not_modelled)
+def test_a_rank_has_buckets_under_ddp_and_a_share_under_fsdp(ask: Any, inspector: Inspector) -> None:
+    question = ask({**DEEP, "num_hidden_layers": 24})
+
+    def of(processes: int, strategy: str) -> Question:
+        spec = question.spec
+        hardware = spec.hardware.model_copy(update={"num_processes": processes, "strategy": strategy})
+        changed = spec.training.model_copy(update={"optim": "adamw_torch", "gradient_accumulation_steps": 4})
+        return replace(question, spec=spec.model_copy(update={"hardware": hardware, "training": changed}))
+
+    def by_trace(of_run: Question) -> Footprint:
+        return predict(of_run, "full", inspector)
+
+    for told in (by_trace, by_formula):
+        one, ddp, fsdp, eight = (told(of(n, how)) for n, how in ((1, "none"), (4, "ddp"), (4, "fsdp"), (8, "fsdp")))
+        assert ddp.device_bytes - one.device_bytes == one.categories["adapters"], "buckets are as large as gradients"
+        assert one.device_bytes > fsdp.device_bytes > eight.device_bytes
+        assert fsdp.categories["optimizer"] == pytest.approx(one.categories["optimizer"] / 4, abs=1)
+        assert one.categories["weights"] / 4 < fsdp.categories["weights"] < one.categories["weights"]
+        for footprint in (ddp, fsdp, eight):
+            assert sum(footprint.categories.values()) == footprint.device_bytes
+            assert any("NCCL" in words for words in footprint.not_modelled)
+            assert footprint.categories["activations"] == one.categories["activations"]
+        assert fsdp.phases["load"] < one.phases["load"], "no GPU holds the whole model at any time"
+        assert any("of host memory" in words for words in fsdp.notes)
+        assert fsdp.categories["gradients"] == one.categories["gradients"] > 0, "whole ones wait for the last pass"
 
 
 def test_what_may_come_out_above_what_is_free_is_tight() -> None:

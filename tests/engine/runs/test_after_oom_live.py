@@ -95,27 +95,29 @@ def test_a_run_that_runs_out_of_memory_goes_on_by_itself_and_learns_the_same(
         hardware={"memory_limit": "780MiB"},
     ).model_copy(update={"on_oom": "retry"})
     done = loradeck("train", str(write_spec_file(spec, tmp_path)), env={"COLUMNS": "200"})
-    child, parent = list_runs()
-    assert done.returncode == 0, (done.stderr, parent.read_status(), child.read_status())
+    last, *between, parent = list_runs()  # CPUs need different numbers of tries: compiled kernels take memory, too
+    assert done.returncode == 0, (done.stderr, [run.read_status() for run in list_runs()])
+    child = between[-1] if between else last
     assert f"It goes on by itself as {child.id}" in done.stdout
-    assert f"Finished. Adapter: {child.adapter_folder}" in done.stdout
+    assert f"Finished. Adapter: {last.adapter_folder}" in done.stdout
 
-    before, after = parent.read_status(), child.read_status()
+    before, after = parent.read_status(), last.read_status()
     assert (before.state, before.cause, before.step, before.continued_by) == ("failed", "oom", 1, child.id)
-    assert (after.state, after.step, after.parent) == ("finished", 2, parent.id)
+    assert (after.state, after.step, child.read_status().parent) == ("finished", 2, parent.id)
     assert after.predicted_bytes is not None
     assert after.tokens is not None
     assert before.peak_bytes is not None
     assert after.peak_bytes is not None
     assert after.peak_bytes < before.peak_bytes <= 1.05 * 780 * MIB
 
+    assert read_spec(last.spec_path).effective_batch_size == 16
     settings = read_spec(child.spec_path)
     assert settings.effective_batch_size == 16
     assert settings.training.per_device_train_batch_size < 16
     assert settings.parent is not None
     assert (settings.parent.run, settings.parent.checkpoint, settings.parent.attempt) == (parent.id, "checkpoint-1", 1)
     assert settings.parent.changes["training.per_device_train_batch_size"][0] == 16
-    assert losses(child).keys() == {2}, "the first step is the parent's"
+    assert losses(last).keys() == {2}, "the first step is the parent's"
 
     at_once, traced = events(parent, "remedies")
     assert (at_once["tier"], traced["tier"]) == ("formula", "full")

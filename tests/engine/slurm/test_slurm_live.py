@@ -12,6 +12,7 @@ import pytest
 from engine.checks import write_spec
 from engine.runs.events import read_events
 from engine.runs.launch import launch, resume
+from engine.runs.lineage import changed_spec
 from engine.runs.remove import remove
 from engine.runs.store import Run, RunBusy, RunStatus, list_runs
 from engine.slurm.commands import SlurmError
@@ -36,7 +37,7 @@ def job_id(run: Run) -> str:
 
 
 def until(run: Run, is_reached: Callable[[RunStatus], bool], what: str) -> RunStatus:
-    status: RunStatus = wait_until(lambda: (now := run.read_status()) and is_reached(now) and now, what, 60)
+    status: RunStatus = wait_until(lambda: (now := run.read_status()) and is_reached(now) and now, what)
     return status
 
 
@@ -79,10 +80,11 @@ def test_a_run_waits_leaves_the_queue_when_stopped_and_trains_to_its_end_when_re
     assert slurm.run("scontrol", "show", "job", job_id(run)).count("JobState=COMPLETED") <= 1
 
 
-def test_a_job_that_runs_is_stopped_by_the_command_and_by_scancel_with_a_checkpoint(
+def test_a_job_of_two_processes_is_stopped_by_the_command_and_by_scancel_with_a_checkpoint(
     slurm: Cluster, slurm_spec: MakeSpec
 ) -> None:
-    run = launch(slurm_spec(**ENDLESS))
+    spec = slurm_spec(**ENDLESS)
+    run = launch(changed_spec(spec, {"hardware.num_processes": 2, "training.per_device_train_batch_size": 2}))
     wait_for_running_step(run, 2)
     assert loradeck("stop", run.id).returncode == 0
     status = wait_for_end(run)
@@ -91,7 +93,7 @@ def test_a_job_that_runs_is_stopped_by_the_command_and_by_scancel_with_a_checkpo
 
     assert resume(run) is not None
     wait_for_running_step(run, status.step + 1)
-    slurm.run("scancel", job_id(run))
+    slurm.run("scancel", job_id(run))  # all of its processes get SIGTERM, accelerate's launcher too
     cancelled = wait_for_end(run)
     assert cancelled.state == "stopped"
     assert f"Slurm job {job_id(run)} was cancelled after step" in cancelled.message
