@@ -78,7 +78,7 @@ def test_runs_train_one_after_the_other_in_the_order_that_is_wanted(tiny_spec: M
     says = f"1st in the queue: waits for the CPU, held by {first.id}."
     assert any(words == f"{says}\n" for words in iter(command.stdout.readline, ""))
     second = find_run("last")
-    assert second.read_status().message == says
+    wait_until(lambda: second.read_status().message == says, "the one that waits says it, too")
     os.killpg(command.pid, signal.SIGHUP)
     command.communicate()
     third, killed = queued(path), queued(path)
