@@ -104,7 +104,7 @@ def counted(spec: RunSpec, folder: Path) -> list[dict[str, Any]]:
     run.control_folder.mkdir(parents=True)
     run.spec_path.write_text(write_spec(spec))
     command = trainer_command(run, spec)
-    start = command.arguments[: command.arguments.index("engine.worker")]
+    start = command.arguments[: -len(["engine.worker", "train", "RUN_DIR"])]
     own = ["tests.benchmarks.rank_memory", "--count", str(folder)]
     environment = {**os.environ, **command.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([*start, *own], env=environment, capture_output=True, text=True)
