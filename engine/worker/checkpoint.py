@@ -1,4 +1,4 @@
-"""What an exact resume needs besides the adapter, as one safetensors file: no pickle is written or read.
+"""What a checkpoint holds: the adapter, and in one safetensors file more what an exact resume needs. No pickle.
 
 Optimizer, scheduler, scaler and random states are nested dictionaries of tensors and plain values. Tensors become
 entries of the file, and the tree around them, as JSON, its metadata.
@@ -13,10 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 STATE_FILE = "training_state.safetensors"
+
+
+def save_adapter(model: Any, folder: Path, tensors: dict[str, torch.Tensor] | None = None) -> None:
+    """The adapter alone, as PEFT reads it; of a model that is shared its `tensors`, by the names that PEFT saves them
+    under. Embeddings are part of it only where they are trained."""
+    # "auto" asks the hub whether the base model has a config, and would copy frozen embeddings beside a LoRA on them.
+    # PEFT does not find its own tensors among FSDP's names.
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=None if tensors is None else {})
+    if tensors is not None:
+        save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
 
 
 def save_training_state(folder: Path, tree: dict[str, Any]) -> None:

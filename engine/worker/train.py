@@ -26,6 +26,7 @@ from engine.worker.agreeing import agreed_checkpoint, check_same_rows, check_sam
 from engine.worker.answering import Answering
 from engine.worker.best import best_of, words_of_end
 from engine.worker.callbacks import Reporter, Steering
+from engine.worker.checkpoint import save_adapter
 from engine.worker.data.packing import check_rows_stay_apart
 from engine.worker.data.run_data import RunData, load_data, warnings_of
 from engine.worker.data.template import apply_to
@@ -43,7 +44,7 @@ from engine.worker.process_memory import own_memory
 from engine.worker.ranks import NO_LIMIT, Ranks, is_lost
 from engine.worker.requests import Requests, StopRequested
 from engine.worker.trackers import PROJECT, Trackers, trackers_of
-from engine.worker.trainer import DeckTrainer, save_adapter
+from engine.worker.trainer import DeckTrainer
 from engine.worker.wrapping import check_config, check_units
 
 STOPPED = 130

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import load_peft_weights, set_peft_model_state_dict
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, rotate_checkpoints
@@ -27,6 +25,7 @@ from engine.worker.checkpoint import (
     load_training_state,
     random_states,
     restore_random_states,
+    save_adapter,
     save_training_state,
 )
 from engine.worker.data.sequences import Sequences
@@ -493,13 +492,3 @@ class WholeSteps(TrainerCallback):  # type: ignore[misc]
 
 def _first_of(dataset: Sequences | Dataset | None) -> Dataset | None:
     return Dataset.from_list([dataset[0]]) if isinstance(dataset, Sequences) else dataset
-
-
-def save_adapter(model: Any, folder: Path, tensors: dict[str, torch.Tensor] | None = None) -> None:
-    """The adapter alone, as PEFT reads it; of a model that is shared its `tensors`, by the names that PEFT saves them
-    under. Embeddings are part of it only where they are trained."""
-    # "auto" asks the hub whether the base model has a config, and would copy frozen embeddings beside a LoRA on them.
-    # PEFT does not find its own tensors among FSDP's names.
-    model.save_pretrained(folder, save_embedding_layers=False, state_dict=None if tensors is None else {})
-    if tensors is not None:
-        save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
