@@ -326,11 +326,11 @@ class DeckTrainer(SFTTrainer):  # type: ignore[misc]
     def save_last_whole_step(self) -> None:
         """Write the checkpoint of the last step that was taken, from the midst of what followed it.
 
-        A step changes nothing before its optimizer moves, and an evaluation nothing at all: what the checkpoint would
-        have held is all there still, but for the random states and the count of tokens, which were kept. Of a model
-        that is shared nothing is written: the others' shares are no longer to be had.
+        A step changes nothing before its optimizer moves, and an evaluation or a save nothing at all: what the
+        checkpoint would have held is all there still, but for the random states and the count of tokens, which were
+        kept. Of a model that is shared nothing is written: the others' shares are no longer to be had.
         """
-        is_whole = self.phase in ("forward", "backward", "eval") and not self.in_preflight and not self.shards
+        is_whole = self.phase in ("forward", "backward", "eval", "save") and not self.in_preflight and not self.shards
         if is_whole and self._whole_step and not self.reporter.nan_steps and not self._newest_checkpoint.exists():
             if self.ranks.are_several:
                 self.reporter.state("saving")  # the supervisor waits for it

@@ -178,6 +178,34 @@ def test_a_killed_rank_ends_its_run_and_a_stopped_run_goes_on_exactly(
     assert events_of(fewer, "warning") == []
 
 
+DIES_IN_ITS_SECOND_SAVE = """
+import os
+if os.environ.get("RANK") == "1":
+    import signal
+    from engine.worker.ranks import Ranks
+    gathered, saves = Ranks.gathered, []
+    def die_in_the_second_save(self, value):
+        if isinstance(value, dict) and "numpy" in value:
+            saves.append(value)
+            if len(saves) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return gathered(self, value)
+    Ranks.gathered = die_in_the_second_save
+"""
+
+
+def test_a_rank_that_is_killed_while_all_save_costs_no_step(
+    tiny_spec: MakeSpec, uneven_rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DIES_IN_ITS_SECOND_SAVE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    run = launch(spec_of(tiny_spec, uneven_rows, 2, 2, eval_strategy="no", save_strategy="steps", save_steps=2))
+    status = wait_for_end(run)
+    assert (status.state, status.cause, status.step) == ("failed", "killed", 4), run.log_path.read_text()
+    assert status.message.startswith("Rank 1 was killed by signal 9 (SIGKILL).")
+    assert [path.name for path in run.checkpoints()] == ["checkpoint-2", "checkpoint-4"]
+
+
 def test_whoever_of_launcher_supervisor_and_ranks_is_gone_or_hangs_the_others_save_and_end(
     tiny_spec: MakeSpec, uneven_rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
