@@ -93,8 +93,8 @@ def count(folder: str) -> None:
     trainer.train()
     profiler.stop()
     timeline = Timeline.of(profiler)
-    # DDP begins by sending all weights in one copy. Where gloo's thread is the last to let go of it, the profiler, which
-    # sees only threads of its own, never hears of its release.
+    # DDP begins by sending all weights in one copy. Where gloo's thread is the last to let go of it, the profiler never
+    # hears of the release: it sees only threads of its own.
     timeline.blocks = [one for one in timeline.blocks if one.freed is not None or not SENT & set(one.path)]
     ends = [when for when, name in timeline.marks if name == STEP_END]
     peaks = [timeline.peak(*window) for window in pairwise(ends)]

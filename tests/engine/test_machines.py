@@ -25,6 +25,7 @@ from engine.checks import InvalidSpec, impossible_combinations, typed_spec, writ
 from engine.cli.machines import words_of_machines
 from engine.machines.own import own_rank
 from engine.machines.together import Ending, NotMet, Together
+from engine.queue.wish import refuse_where_there_is_no_queue
 from engine.runs.accelerating import CONFIG_NAME, accelerated, environment_of_several
 from engine.runs.launch import NotResumable, own_part
 from engine.runs.lineage import changed_spec
@@ -89,6 +90,12 @@ def test_a_run_that_retries_by_itself_is_for_one_machine(tiny_spec: MakeSpec) ->
     raw = tiny_spec(hardware=TWO | {"machines": ELSEWHERE}).model_dump(exclude={"parent"})
     problems = list(impossible_combinations(typed_spec(raw | {"on_oom": "retry"})))
     assert [problem.field for problem in problems] == ["on_oom"]
+
+
+def test_such_a_run_does_not_wait_in_the_queue_of_one_machine(tiny_spec: MakeSpec) -> None:
+    with pytest.raises(InvalidSpec, match=r"the other machines would wait for this one.*leave --queue out"):
+        refuse_where_there_is_no_queue(tiny_spec(hardware=TWO | {"machines": ELSEWHERE}))
+    refuse_where_there_is_no_queue(tiny_spec(hardware={"num_processes": 2}))
 
 
 def test_a_machine_finds_itself_by_its_address_or_says_what_to_do() -> None:

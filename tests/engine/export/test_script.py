@@ -25,7 +25,7 @@ from engine.spec import ParentSection, RunSpec
 from engine.worker.data.run_data import load_data
 from engine.worker.export.check import Differs, check
 from engine.worker.export.checked import checked_script, exported_script, notes_of
-from engine.worker.export.settings import of_several
+from engine.worker.export.settings import in_one_process, of_several
 from engine.worker.failures import BadSpec
 from tests.engine.worker.training import events_of, fit, new_run
 
@@ -330,6 +330,18 @@ def test_a_run_of_several_processes_is_one_with_their_passes(tiny_spec: MakeSpec
     assert "The run had 4 processes with gradient_accumulation_steps: 3, and this is one with 12" in text
     assert "it prints the losses of that run" not in text
     assert notes_of(spec, 3, 3) == [of_several(spec)]
+
+
+def test_a_run_of_several_machines_is_one_process_on_one_of_them(tiny_spec: MakeSpec, tmp_path: Path) -> None:
+    machines = [{"address": "198.51.100.1"}, {"address": "198.51.100.2"}]
+    hardware = {"num_processes": 4, "num_machines": 2, "machines": machines, "machine_rank": 1}
+    spec = tiny_spec(hardware=hardware, training={"gradient_accumulation_steps": 3})
+    text = script_for(spec, tmp_path).read_text()
+    assert "    gradient_accumulation_steps=12," in text.splitlines()
+    assert "198.51.100" not in text
+    alone = in_one_process(spec)
+    assert (alone.hardware.processes_here, alone.hardware.machines) == (1, [])
+    assert alone.effective_batch_size == spec.effective_batch_size
 
 
 def test_a_run_that_went_on_from_another_s_checkpoint_has_no_script(tiny_spec: MakeSpec) -> None:
