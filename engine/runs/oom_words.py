@@ -132,6 +132,15 @@ def limit_decided(oom: Event, limit_bytes: int | None) -> bool:
     return held + wanted >= limit_bytes or text(oom, "raised_by") in HOST_ALLOCATORS
 
 
+def untouched_bytes(oom: Event, limit_bytes: int | None) -> int:
+    """What counted towards the run's own limit on the CPU at the least, and was never touched: what is missing between
+    the limit, and held and wanted together. 0 where there is no such limit, or nobody knows."""
+    held, wanted = whole(oom.get("held_bytes")), whole(oom.get("requested_bytes"))
+    if limit_bytes is None or not held or not wanted or not limit_decided(oom, limit_bytes):
+        return 0
+    return max(0, limit_bytes - held - wanted)
+
+
 def part_of(part_bytes: float, whole_bytes: float) -> str:
     """`10.9 of 11.6 GiB`, or `512 MiB of 11.6 GiB`: the unit once where it is the same."""
     part, total = amount(part_bytes), amount(whole_bytes)
@@ -161,7 +170,9 @@ def _held(oom: Event, limit_bytes: int | None) -> str:
     if not capacity:
         return f"{who} held {amount(held)}"
     if capacity == limit_bytes:
-        return f"{who} held {amount(held)}, and its memory_limit is {amount(capacity)}"
+        untouched = untouched_bytes(oom, limit_bytes)
+        more = f" and had {amount(untouched)} more reserved" if untouched >= WORTH_NAMING_BYTES else ""
+        return f"{who} held {amount(held)}{more}, and its memory_limit is {amount(capacity)}"
     return f"{who} held {part_of(held, capacity)}"
 
 

@@ -123,6 +123,21 @@ def test_the_runs_own_limit_is_called_that() -> None:
     assert "ollama" in who_held_it(oom(held_bytes=GIB, capacity_bytes=3 * GIB), 3 * GIB)
 
 
+def test_what_only_counted_towards_the_limit_is_not_called_free() -> None:
+    parts = {"weights": GIB, "activations": GIB}
+    event = oom(held_bytes=2 * GIB, held_by=parts, capacity_bytes=3 * GIB, raised_by="cpu-allocator")
+    assert who_held_it(event, 3 * GIB) == (
+        "PyTorch's allocator on the CPU wanted 512 MiB more; this run held 2.0 GiB and had 512 MiB more reserved, and "
+        "its memory_limit is 3.0 GiB."
+    )
+    bar = str(who_held(event, UNICODE, 118, on_cpu=True, limit_bytes=3 * GIB))
+    assert "~ reserved, not touched 512 MiB" in bar
+    assert "free" not in bar
+    unknown = {**event, "requested_bytes": None}
+    assert "reserved" not in who_held_it(unknown, 3 * GIB)
+    assert "1.0 GiB free" in str(who_held(unknown, UNICODE, 118, on_cpu=True, limit_bytes=3 * GIB))
+
+
 @pytest.mark.parametrize(
     ("changes", "checkpoint", "steps", "said"),
     [

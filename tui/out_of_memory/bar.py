@@ -9,7 +9,7 @@ from textual.content import Content
 from engine.memory.footprint import Category
 from engine.runs.events import Event
 from engine.runs.fields import whole
-from engine.runs.oom_words import limit_decided
+from engine.runs.oom_words import limit_decided, untouched_bytes
 from engine.units import amount
 from tui.glyphs import Glyphs
 from tui.planning import stacked_bar
@@ -17,6 +17,7 @@ from tui.planning.stacked_bar import Segment
 from tui.planning.words import WIDE, segments
 
 OTHERS_FILL = "/"
+RESERVED_FILL = "~"
 WANTED_FILL = "+"
 
 
@@ -32,9 +33,11 @@ def who_held(
         held = [segment for segment in held if segment.fill != OTHERS_FILL]
     if not held:
         return None
+    if untouched := untouched_bytes(oom, limit_bytes):
+        held.append(Segment("reserved, not touched", untouched, RESERVED_FILL, "$foreground 40%"))
     used = sum(segment.size_bytes for segment in held)
     capacity, wanted = whole(oom.get("capacity_bytes")), whole(oom.get("requested_bytes")) or 0
-    free = max(0, capacity - used) if capacity else 0
+    free = max(0, capacity - used) if capacity and not untouched else 0  # less was free than was wanted
     end = Content.assemble(
         (f"  {amount(free)} free" if free else "", "$secondary"),
         (f"  wanted +{amount(wanted)}" if wanted else "", "bold $error"),
