@@ -288,13 +288,16 @@ def enqueue(run: Run, spec: RunSpec) -> None:
     """Put `run`, whose lock the caller holds, at the end of this machine's queue, and say so in its status;
     `engine.queue.waiting` is what then waits. Raises QueueError, OSError."""
     wish = wish_of(spec, needed_bytes_of(run))
-    control.clear(run.control_folder)
     with locked():
         _write_started(run, "queued", join(run, wish))
 
 
 def _write_started(run: Run, state: State, place: int | None = None) -> None:
-    """Say that `run` begins, under its lock: no reader takes the gap before the supervisor's own status for `lost`."""
+    """Say that `run` begins, under its lock: no reader takes the gap before the supervisor's own status for `lost`.
+
+    Requests that an earlier trainer never took are forgotten before: those that come from now on are for this start.
+    """
+    control.clear(run.control_folder)
     before = run.read_status()
     if before.state in ENDED:
         before = replace(before, cause=None, message="", ended=None, exit_code=None)

@@ -415,9 +415,9 @@ def main() -> None:
     job = InsideJob.of(run)
     # The lock of a job is kept by this frame: closed, it would be free.
     lock = taken_over(run, job) if len(sys.argv) == 2 else None
-    if not run.written_status().waits_here:
-        control.clear(run.control_folder)
-    elif not wait_for_turn(run):
+    if job is not None:
+        control.clear(run.control_folder)  # of a job that went back to the queue: what stopped it then is over
+    elif run.written_status().waits_here and not wait_for_turn(run):
         return
     supervisor = Supervisor(run, int(sys.argv[2]) if lock is None else lock.fileno(), job)
     try:

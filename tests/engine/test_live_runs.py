@@ -213,9 +213,8 @@ def test_signals_mean_stop(tiny_spec: MakeSpec, number: signal.Signals, whom: st
     assert newest.name == f"checkpoint-{max(losses(run))}"
 
 
-def test_a_stop_while_the_model_still_loads_is_obeyed(tiny_spec: MakeSpec) -> None:
+def test_a_stop_is_obeyed_from_the_first_moment_on(tiny_spec: MakeSpec) -> None:
     run = launch(tiny_spec(training=ENDLESS))
-    wait_until(lambda: run.read_status().trainer_pid, "the trainer starts")
     control.send(run.control_folder, "stop")
     assert wait_for_end(run).state == "stopped"
     assert losses(run) == {}
