@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.memory import SpecFile
-from engine.cli.output import console
+from engine.cli.progress import bars
 
 if TYPE_CHECKING:
     from engine.checks import Problem
@@ -244,25 +243,7 @@ def facts_of(found: Found) -> dict[str, Any]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None] | None]:
-    """Bars on the terminal, where stderr is one."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich import progress
-
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.TaskProgressColumn(),
-        progress.TimeRemainingColumn(),
-    )
+    """A bar for each pass over the rows, where stderr is a terminal."""
     labels = {"scan": "Checking every row", "tokens": "Counting tokens"}
-    with progress.Progress(*columns, console=console(stderr=True), transient=True) as bars:
-        tasks: dict[str, progress.TaskID] = {}
-
-        def show(how_far: Progress) -> None:
-            if how_far.doing not in tasks:
-                tasks[how_far.doing] = bars.add_task(labels[how_far.doing], total=how_far.total)
-            bars.update(tasks[how_far.doing], completed=how_far.done, total=how_far.total)
-
-        yield show
+    with bars() as show:
+        yield None if show is None else lambda so_far: show(labels[so_far.doing], so_far.done, so_far.total)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from engine import units
 from engine.cli.output import AsJson, console, fail, printable, wrong_input_explained
+from engine.cli.progress import bars
 from engine.cli.watch import RunName, fail_of_job, found_run
 
 if TYPE_CHECKING:
@@ -162,28 +162,9 @@ def _advice(error: JobFailed, batch_size: int | None) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None] | None]:
-    """A bar for each part and model on the terminal, where stderr is one."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich import progress
-
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.TaskProgressColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=console(stderr=True), transient=True) as bars:
-        tasks: dict[str, progress.TaskID] = {}
-
-        def show(how_far: Progress) -> None:
-            label = _label(how_far)
-            if label not in tasks:
-                tasks[label] = bars.add_task(label, total=how_far.total)
-            bars.update(tasks[label], completed=how_far.done, total=how_far.total)
-
-        yield show
+    """A bar for each part and model, where stderr is a terminal."""
+    with bars() as show:
+        yield None if show is None else lambda so_far: show(_label(so_far), so_far.done, so_far.total)
 
 
 def _label(how_far: Progress) -> str:

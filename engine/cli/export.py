@@ -12,7 +12,8 @@ import typer
 
 from engine.cli.export_push import push_adapter
 from engine.cli.export_text import DOING, tell_adapter, tell_config, tell_gguf, tell_modelfile, tell_script
-from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
+from engine.cli.output import AsJson, fail, print_json, printable, wrong_input_explained
+from engine.cli.progress import bar
 from engine.cli.watch import RunName, fail_of_job, found_run
 
 if TYPE_CHECKING:
@@ -189,17 +190,13 @@ def _explained(as_json: bool) -> Iterator[None]:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A bar, where stderr is a terminal."""
-    if quiet or not sys.stderr.isatty():
+    if quiet:
         yield lambda event: None
         return
-    from rich import progress
+    with bar(DOING["data"]) as show:
 
-    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TimeElapsedColumn())
-    with progress.Progress(*columns, console=console(stderr=True), transient=True) as bars:
-        task = bars.add_task(DOING["data"], total=None)
+        def tell(event: dict[str, Any]) -> None:
+            if show is not None and event["type"] == "progress":
+                show(DOING[event["doing"]], event["done"], event["total"])
 
-        def show(event: dict[str, Any]) -> None:
-            if event["type"] == "progress":
-                bars.update(task, description=DOING[event["doing"]], completed=event["done"], total=event["total"])
-
-        yield show
+        yield tell

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
+from engine.cli.progress import bar
 from engine.cli.watch import RunName, fail_of_job, found_run
 
 if TYPE_CHECKING:
@@ -120,24 +120,14 @@ def _progress(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     from engine.merging.needs import needs_in_words
     from engine.merging.report import BASE_WORDS
 
-    def say_needs(event: dict[str, Any]) -> None:
-        if event["type"] == "needs" and not quiet:
-            typer.echo(f"needs: {needs_in_words(needs_from(event))}", err=True)
+    with bar(DOING["rows"]) as show:
 
-    if not sys.stderr.isatty():
-        yield say_needs
-        return
-    from rich import progress
-
-    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TimeElapsedColumn())
-    with progress.Progress(*columns, console=console(stderr=True), transient=True) as bars:
-        task = bars.add_task(DOING["rows"], total=None)
-
-        def show(event: dict[str, Any]) -> None:
-            say_needs(event)
-            if event["type"] == "progress":
+        def tell(event: dict[str, Any]) -> None:
+            if event["type"] == "needs" and not quiet:
+                typer.echo(f"needs: {needs_in_words(needs_from(event))}", err=True)
+            if show is not None and event["type"] == "progress":
                 base = event["base"]
                 words = DOING[event["doing"]].format(base="" if base is None else BASE_WORDS[base])
-                bars.update(task, description=words, completed=event["done"], total=event["total"])
+                show(words, event["done"], event["total"])
 
-        yield show
+        yield tell

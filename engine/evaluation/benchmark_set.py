@@ -7,15 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from engine.checks import InvalidSpec, Problem
 from engine.data.faults import described, is_nested_too_deeply, shortened, text_fault
 from engine.data.turns import Turn, TurnFault, check_order, turns_of
-from engine.evaluation.expected import Wrong, checked, recognised
-
-Scorer = Literal["exact", "contains", "regex", "number", "json", "choice"]
-SCORERS: tuple[Scorer, ...] = get_args(Scorer)
+from engine.evaluation.expected import SCORERS, Scorer, Wrong, checked, recognised
 
 SHOWN_PROBLEMS = 20
 RENAMED = {

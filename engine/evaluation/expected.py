@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_args
 
 import regex
 
 from engine.data.faults import described, parsed_json, shortened
 from engine.evaluation.last_number import last_number
 
-if TYPE_CHECKING:
-    from engine.evaluation.benchmark_set import Scorer
+Scorer = Literal["exact", "contains", "regex", "number", "json", "choice"]
+SCORERS: tuple[Scorer, ...] = get_args(Scorer)
 
 
 class Wrong(Exception):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.evaluation.asked import Options
-from engine.evaluation.benchmark_set import SCORERS
+from engine.evaluation.expected import SCORERS
 from engine.jobs.subject import NEWEST
 from engine.units import seconds_of
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine.evaluation.benchmark_set import BenchmarkRow, Scorer
+from engine.evaluation.benchmark_set import BenchmarkRow
+from engine.evaluation.expected import Scorer
 from engine.evaluation.last_number import last_number
 from engine.evaluation.plan import Answer
 from engine.evaluation.scoring import PATTERN_LIMIT_S, score
