@@ -20,7 +20,7 @@ import pytest
 from engine.runs import control
 from engine.runs.events import read_events
 from engine.runs.launch import NotResumable, launch, resume
-from engine.runs.store import ENDED, Run, RunBusy, find_run, list_runs
+from engine.runs.store import Run, RunBusy, find_run, list_runs
 from engine.spec import RunSpec
 from tests.conftest import losses, wait_for_end, wait_for_step, wait_until
 
@@ -92,7 +92,7 @@ def test_a_run_that_ends_early_is_finished_and_says_which_adapter_it_leaves(
     assert status.best_step is not None
     assert f"at step {status.step} of 200: the last evaluation was no better" in status.message
     assert f"that of step {status.best_step}, the best: eval_loss {status.best_value:.4f}" in status.message
-    with pytest.raises(NotResumable):
+    with pytest.raises(NotResumable, match="finished"):
         resume(run)
 
 
@@ -181,7 +181,11 @@ def test_pause_holds_a_run_and_resume_lets_it_go_on(tiny_spec: MakeSpec) -> None
     wait_until(lambda: run.read_status().state == "paused", "the run pauses")
     held_at = max(losses(run))
     samples = len(read_events(run.hardware_path))
+    beat = run.read_status().heartbeat
     wait_until(lambda: len(read_events(run.hardware_path)) >= samples + 2, "two more seconds of hardware samples")
+    assert run.read_status().heartbeat > beat
+    assert abs(time.time() - run.read_status().heartbeat) < 5
+    assert find_run("last").read_status().state == "paused"
     assert max(losses(run)) == held_at
     control.send(run.control_folder, "resume")
     wait_for_step(run, held_at + 2)
@@ -200,9 +204,8 @@ def test_save_writes_a_checkpoint_and_the_run_goes_on(tiny_spec: MakeSpec) -> No
     wait_for_step(run, int(checkpoint.name.split("-")[1]) + 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("whom", ["trainer_pid", "supervisor_pid"])
-def test_signals_mean_stop(tiny_spec: MakeSpec, number: signal.Signals, whom: str) -> None:
+@pytest.mark.parametrize(("whom", "number"), [("trainer_pid", signal.SIGINT), ("supervisor_pid", signal.SIGTERM)])
+def test_signals_mean_stop(tiny_spec: MakeSpec, whom: str, number: signal.Signals) -> None:
     run = launch(tiny_spec(training=ENDLESS))
     wait_for_step(run, 2)
     os.kill(getattr(run.read_status(), whom), number)
@@ -292,13 +295,6 @@ def test_two_resumes_at_once_start_one_trainer(tiny_spec: MakeSpec) -> None:
     assert any("is running already" in str(outcome) for outcome in outcomes)
     wait_for_step(run, 3)
     assert types(run).count("plan") == 2
-
-
-def test_a_finished_run_cannot_be_resumed(tiny_spec: MakeSpec) -> None:
-    run = launch(tiny_spec(training={"max_steps": 1}))
-    wait_for_end(run)
-    with pytest.raises(NotResumable, match="finished"):
-        resume(run)
 
 
 def test_a_file_size_limit_while_saving_is_a_full_disk_and_earlier_checkpoints_stay(tiny_spec: MakeSpec) -> None:
@@ -394,42 +390,9 @@ def test_out_of_memory_is_told_with_the_phase_and_the_batch(tiny_spec: MakeSpec,
     assert told[2]["time"] - told[1]["time"] < 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"lora": {"target_modules": ["query_key_value"]}}, ["query_key_value", "q_proj"]),
-        ({"lora": {"target_modules": ["q_proj", "c_attn"]}}, ["c_attn", "gate_proj"]),
-        ({"lora": {"target_modules": ["lm_head"]}}, ["lm_head"]),
-        ({"data": {"max_length": 4}}, ["max_length 4"]),
-    ],
-)
-def test_what_does_not_fit_the_model_ends_as_bad_spec_in_words(
-    tiny_spec: MakeSpec, changes: dict[str, dict[str, object]], words: list[str]
-) -> None:
-    run = launch(tiny_spec(**changes))
+def test_targets_that_the_model_lacks_end_as_bad_spec_in_words(tiny_spec: MakeSpec) -> None:
+    run = launch(tiny_spec(lora={"target_modules": ["query_key_value"]}))
     status = wait_for_end(run)
     assert (status.state, status.cause, status.exit_code) == ("failed", "bad-spec", 2)
-    assert all(word in status.message for word in words), status.message
-
-
-def test_rows_that_are_cut_and_turns_that_are_not_learnt_are_told(tiny_spec: MakeSpec, tmp_path: Path) -> None:
-    turns = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "b"},
-        {"role": "user", "content": "c"},
-        {"role": "assistant", "content": "d" * 100},
-    ]
-    (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
-    run = launch(tiny_spec(data={"train": str(tmp_path / "talk.jsonl"), "max_length": 100}, training={"max_steps": 1}))
-    assert wait_for_end(run).state == "finished"
-    warned = {event["code"] for event in read_events(run.events_path) if event["type"] == "warning"}
-    assert warned == {"rows-cut", "turns-left-out"}
-
-
-def test_heartbeats_go_on_while_a_run_lives(tiny_spec: MakeSpec) -> None:
-    run = launch(tiny_spec(training=ENDLESS))
-    wait_for_step(run, 1)
-    first = run.read_status().heartbeat
-    wait_until(lambda: run.read_status().heartbeat > first, "another heartbeat", 10)
-    assert abs(time.time() - run.read_status().heartbeat) < 5
-    assert find_run("last").read_status().state not in ENDED
+    assert "query_key_value" in status.message
+    assert "q_proj" in status.message

@@ -11,36 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.checks import write_spec
-from engine.runs.launch import launch
-from engine.runs.store import list_runs
+from engine.runs.store import ENDED, list_runs
 from engine.spec import RunSpec
 from tests.conftest import wait_for_end, wait_for_step, wait_until
 
 MakeSpec = Callable[..., RunSpec]
 
 
-def test_killing_the_command_that_started_a_run_does_not_end_it(tiny_spec: MakeSpec, tmp_path: Path) -> None:
+def test_killing_the_command_that_started_a_run_and_the_app_that_watches_it_does_not_end_it(
+    tiny_spec: MakeSpec, tmp_path: Path
+) -> None:
     command = start_training_command(tiny_spec, tmp_path)
     run = wait_until(lambda: next(iter(list_runs()), None), "the command starts a run")
-    wait_for_step(run, 1)
-    command.kill()
-    command.wait()
-    assert wait_for_end(run).state == "finished"
-
-
-def test_hanging_up_the_terminal_that_started_a_run_does_not_end_it(tiny_spec: MakeSpec, tmp_path: Path) -> None:
-    controller, terminal = pty.openpty()
-    command = start_training_command(tiny_spec, tmp_path, terminal)
-    os.close(terminal)
-    run = wait_until(lambda: next(iter(list_runs()), None), "the command starts a run")
-    wait_for_step(run, 1)
-    os.close(controller)  # the kernel sends SIGHUP to everything in the terminal's session
-    command.wait(timeout=60)
-    assert wait_for_end(run).state == "finished"
-
-
-def test_killing_the_app_that_watches_a_run_does_not_end_it(tiny_spec: MakeSpec) -> None:
-    run = launch(tiny_spec(training={"max_steps": 60}))
     controller, terminal = pty.openpty()
     app = subprocess.Popen(
         [sys.executable, "-m", "tui", "attach", run.id],
@@ -54,9 +36,22 @@ def test_killing_the_app_that_watches_a_run_does_not_end_it(tiny_spec: MakeSpec)
     drained = threading.Thread(target=drain, args=(controller,), daemon=True)
     drained.start()
     wait_for_step(run, 1)
-    assert app.poll() is None, "the app ended by itself"
-    app.kill()
-    app.wait()
+    assert [command.poll(), app.poll()] == [None, None], "one ended by itself"
+    for process in (command, app):
+        process.kill()
+        process.wait()
+    assert run.read_status().state not in ENDED
+    assert wait_for_end(run).state == "finished"
+
+
+def test_hanging_up_the_terminal_that_started_a_run_does_not_end_it(tiny_spec: MakeSpec, tmp_path: Path) -> None:
+    controller, terminal = pty.openpty()
+    command = start_training_command(tiny_spec, tmp_path, terminal)
+    os.close(terminal)
+    run = wait_until(lambda: next(iter(list_runs()), None), "the command starts a run")
+    wait_for_step(run, 1)
+    os.close(controller)  # the kernel sends SIGHUP to everything in the terminal's session
+    command.wait(timeout=60)
     assert wait_for_end(run).state == "finished"
 
 

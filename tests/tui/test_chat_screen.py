@@ -78,13 +78,15 @@ async def test_what_is_written_appears_while_it_is_written(run: Run) -> None:
         assert screen.query_one(QuestionBox).text == "x"
 
 
-async def test_escape_right_after_an_answer_was_meant_for_it(run: Run) -> None:
+async def test_escape_right_after_an_answer_was_meant_for_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     script_of = script()
     async with app_of().run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot, run, script_of.open)
+        monkeypatch.setattr("tui.screens.chat.GRACE_S", 60.0)  # however slow this machine is just now
         await ask(pilot, "go")
         await pilot.press("escape")
         assert pilot.app.screen is screen
+        monkeypatch.undo()
         screen._answered_at = 0.0
         await pilot.press("escape")
         await until(pilot, lambda: pilot.app.screen is not screen, "the screen is left")

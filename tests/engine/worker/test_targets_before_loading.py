@@ -29,11 +29,24 @@ def without_weights(tiny_model: Path, tmp_path: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("targets", [["query_key_value"], ["q_proj", "c_attn"], ["lm_head"], "q_proj", ["norm"]])
-def test_the_trainer_refuses_wrong_targets(tiny_spec: MakeSpec, without_weights: str, targets: list[str] | str) -> None:
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (["query_key_value"], ["query_key_value", "q_proj"]),
+        (["q_proj", "c_attn"], ["c_attn", "gate_proj"]),
+        (["lm_head"], ["lm_head"]),
+        ("q_proj", ["q_proj"]),
+        (["norm"], ["norm"]),
+    ],
+)
+def test_the_trainer_refuses_wrong_targets(
+    tiny_spec: MakeSpec, without_weights: str, targets: list[str] | str, words: list[str]
+) -> None:
     spec = tiny_spec(model={"name_or_path": without_weights}, lora={"target_modules": targets})
-    with pytest.raises(BadSpec, match=r"lora\.target_modules"):
+    with pytest.raises(BadSpec, match=r"lora\.target_modules") as refused:
         check_targets(spec)
+    said = f"{refused.value} {refused.value.hint}"
+    assert all(word in said for word in words), said
 
 
 def test_the_trainer_goes_on_with_right_ones(tiny_spec: MakeSpec, without_weights: str) -> None:
