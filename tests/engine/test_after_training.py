@@ -40,7 +40,7 @@ print(json.dumps({"answers": answers, "dtype": str(model.dtype)}))
 
 def short_demo() -> RunSpec:
     raw = demo_spec().model_dump(mode="json", exclude={"parent"})
-    raw["training"] |= {"max_steps": 6, "eval_on_start": False, "save_strategy": "no"}
+    raw["training"] |= {"max_steps": 3, "eval_on_start": False, "save_strategy": "no"}
     raw["data"]["samples"] = 0
     raw["hardware"]["device"] = "cpu"
     return prepare(parse_spec(raw), Path.cwd())

@@ -82,11 +82,11 @@ async def test_escape_right_after_an_answer_was_meant_for_it(run: Run, monkeypat
     script_of = script()
     async with app_of().run_test(size=SIZE) as pilot:
         screen = await chat_screen(pilot, run, script_of.open)
-        monkeypatch.setattr("tui.screens.chat.GRACE_S", 60.0)  # however slow this machine is just now
-        await ask(pilot, "go")
-        await pilot.press("escape")
-        assert pilot.app.screen is screen
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr("tui.screens.chat.GRACE_S", 60.0)  # however slow this machine is just now
+            await ask(pilot, "go")
+            await pilot.press("escape")
+            assert pilot.app.screen is screen
         screen._answered_at = 0.0
         await pilot.press("escape")
         await until(pilot, lambda: pilot.app.screen is not screen, "the screen is left")
