@@ -17,16 +17,22 @@ from tests.conftest import loradeck
 MIB = 2**20
 
 
+@pytest.fixture(scope="module")
+def known_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with config and tokenizer, and no weights, beside the cache in which all tests here find it."""
+    folder = tmp_path_factory.mktemp("known") / "model"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    return folder
+
+
 @pytest.fixture
 def spec_file(
-    tiny_spec: Callable[..., RunSpec], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_spec: Callable[..., RunSpec], known_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A spec whose model has config and tokenizer, and no weights."""
-    monkeypatch.setenv("LORADECK_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    """A spec of that model."""
+    monkeypatch.setenv("LORADECK_CACHE", str(known_model.parent / "cache"))
     path = tmp_path / "spec.yaml"
-    path.write_text(write_spec(tiny_spec(model={"name_or_path": str(folder)}, data={"max_length": 64})))
+    path.write_text(write_spec(tiny_spec(model={"name_or_path": str(known_model)}, data={"max_length": 64})))
     return path
 
 
