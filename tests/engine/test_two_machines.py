@@ -139,3 +139,13 @@ def test_machines_that_share_a_run_folder_never_write_one_file_and_hear_of_each_
     assert [(end.state, end.cause) for end in ends] == [("failed", "killed")] * 2, ends
     assert ends[1].message.startswith("Rank 1 was killed by signal 9 (SIGKILL).")
     assert ends[0].message.startswith("Machine 1 (10.77.0.2): Rank 1 was killed by signal 9 (SIGKILL).")
+
+    saved = run.newest_step()
+    assert saved >= 10
+    for rank in (0, 1):
+        assert machines.on(rank, "resume", "team", "--detach")["id"] == (run, part)[rank].id
+    for each in (run, part):
+        wait_for_step(each, saved + 1)
+    machines.on(1, "stop", "team")
+    for each in (run, part):
+        assert wait_for_end(each, 60).state == "stopped"
