@@ -46,9 +46,14 @@ class JobCancelled(Exception):
 
 def device_environment(device: str) -> dict[str, str]:
     """The environment of a worker that is to use `device`, `cpu` or `cuda:N`, and sees no other."""
-    # trl reports its use to the hub at each start unless it is told not to; who wants that sets the variable.
-    telemetry_off = {"HF_HUB_DISABLE_TELEMETRY": "1"}
-    environment = {**telemetry_off, **os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    unless_set = {
+        # trl reports its use to the hub at each start unless it is told not to.
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # On a CPU oneDNN compiles its matrix products for each length of a batch anew, and keeps 1,024 of them at half
+        # a MiB each. A pass has some ten, and to compile one takes a millisecond.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    }
+    environment = {**unless_set, **os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     # One process sees one GPU: transformers would otherwise spread a batch over all it sees (nn.DataParallel).
     environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")

@@ -61,3 +61,11 @@ def children() -> set[str]:
 def test_a_process_sees_its_device_only(device: str, visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     assert device_environment(device)["CUDA_VISIBLE_DEVICES"] == visible
+
+
+def test_what_a_person_has_set_for_the_libraries_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.delenv(name, raising=False)
+    assert device_environment("cpu")[name] == "64"
+    monkeypatch.setenv(name, "512")
+    assert device_environment("cpu")[name] == "512"
