@@ -19,6 +19,9 @@ from tui.watching.health import Health
 from tui.watching.machine_words import machine
 from tui.watching.memory import MemoryHistory
 from tui.watching.own_work import OwnWork
+from tui.watching.schedule import Schedule
+from tui.watching.state import RunState
+from tui.watching.wording import measurements
 from tui.widgets.log_pane import LogPane
 
 MakeRun = Callable[..., RunFolder]
@@ -124,6 +127,9 @@ def test_longer_rows_are_told_as_the_reason(new_run: MakeRun) -> None:
     steps(folder, 1, 60, (1.6, 1.0), places=(900, 512))
     ((_, _, advice),) = told(folder)
     assert advice.startswith("Its batches are 1.8 times as large")
+    state = RunState()
+    state.own_work.apply_all([event for event in read_events(folder.run.events_path) if event["type"] == "step"])
+    assert "slowest rank 0 1.60 s (+60 %, its rows 1.8 x)" in str(measurements(state, Schedule(), None, UNICODE, 120))
 
 
 def test_the_others_are_their_median_and_what_is_no_number_tells_nothing() -> None:

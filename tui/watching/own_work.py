@@ -12,6 +12,8 @@ from engine.runs.fields import number
 RECENT = 20
 """`step` events whose mean says who is slow: single steps differ by their rows."""
 MOST_RANKS = 1024
+LONGER = 1.25
+"""Rows that are so much longer are the reason; seconds grow with them and somewhat faster."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Slowest:
     """The median of the others."""
     longer_rows: float | None = None
     """How many times the places for tokens it had that others had; None where that was not told."""
+
+    @property
+    def has_more_to_do(self) -> bool:
+        """Whether its rows are why."""
+        return self.longer_rows is not None and self.longer_rows >= LONGER
 
 
 class OwnWork:

@@ -80,7 +80,8 @@ def _of_training(state: RunState, schedule: Schedule) -> list[Pair]:
         pairs.append(("", tokens_per_s(speed)))
     if (slowest := state.own_work.slowest()) is not None:
         more = round(100 * (slowest.seconds / slowest.others_seconds - 1)) if slowest.others_seconds else 0
-        beside = f" (+{more} %)" if more else ""
+        why = f", its rows {slowest.longer_rows:.1f} x" if slowest.has_more_to_do else ""
+        beside = f" (+{more} %{why})" if more else ""
         pairs.append((f"slowest rank {slowest.rank}", f"{seconds(slowest.seconds)}{beside}"))
     pairs += _what_comes(state, schedule)
     if padding_share is not None:

@@ -13,8 +13,6 @@ from tui.watching.own_work import OwnWork, Slowest
 
 SLOWER = 4 / 3
 RECOVERED = 1.15
-LONGER = 1.25
-"""Rows that are so much longer are the reason; seconds grow with them and somewhat faster."""
 BLOCKS_LAST = 3
 LASTS_S = 15.0
 """It must last for 3 blocks (24 steps) and so long, as of the throughput (`pace`)."""
@@ -100,7 +98,7 @@ def _words(slowest: Slowest) -> str:
 
 
 def _advice(slowest: Slowest) -> str:
-    if slowest.longer_rows is not None and slowest.longer_rows >= LONGER:
+    if slowest.has_more_to_do:
         return (
             f"Its batches are {slowest.longer_rows:.1f} times as large: with train_sampling_strategy: group_by_length "
             "all ranks get rows of like length."
