@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.checks import parse_spec
-from engine.runs.store import ENDED, Run, RunStatus
+from engine.runs.ranks import read_record
+from engine.runs.store import ENDED, Run, RunStatus, list_runs
 from engine.spec import RunSpec
 
 MAKE_TINY_MODEL = Path(__file__).parent / "tiny_model.py"
+MOST_RANKS = 4
+"""Processes of one run in any test."""
 START_TIMEOUT_S = 120.0
 """A trainer imports torch, transformers, peft and trl first: 5 s on 2 idle cores, far more on a busy machine."""
 
@@ -31,6 +36,26 @@ def deck_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return home
+
+
+@pytest.fixture
+def no_run_outlives(deck_home: Path) -> Iterator[None]:
+    """What a test has started is gone after it."""
+    yield
+    for run in list_runs():
+        wait_until(lambda run=run: not _kill(run), f"{run.id} is gone", 60)  # type: ignore[misc]
+
+
+def _kill(run: Run) -> bool:
+    """Kill what is known of a run's processes; returns whether one still lives."""
+    if not run.is_alive():
+        return False
+    status, records = run.read_status(), [read_record(run, rank) for rank in range(MOST_RANKS)]
+    for pid in (status.supervisor_pid, status.trainer_pid, *(record.pid for record in records if record is not None)):
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    return True
 
 
 @pytest.fixture

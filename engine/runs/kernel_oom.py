@@ -15,6 +15,10 @@ import psutil
 CGROUPS = Path("/sys/fs/cgroup")
 KERNEL_LOG = Path("/dev/kmsg")
 VMSTAT = Path("/proc/vmstat")
+ALL_PROCESSES = "pid:[4026531836]"
+"""The machine's own namespace of process ids (linux/proc_ns.h, PROC_PID_INIT_INO): the kernel's log names victims by
+these."""
+VICTIM = re.compile(rb"Killed process (\d+)\b")
 OOM_KILL = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 LOOKS_KEPT = 30
 """A victim can take seconds to die after it was counted: so many looks back, at one a second, the count was lower."""
@@ -76,6 +80,9 @@ class KernelWatch:
         self.group = _own_group()
         self._counts: deque[int] = deque(maxlen=LOOKS_KEPT)
         self._log = _opened_at_its_end(KERNEL_LOG)
+        self._names_all = self._log is not None and _sees_all_processes()
+        """Whether each victim is in the log, by an id that means the same here."""
+        self._victims: set[int] = set()
         self.look()
 
     def look(self) -> None:
@@ -85,22 +92,27 @@ class KernelWatch:
             self._counts.append(count)
 
     def has_killed(self, pid: int) -> bool:
-        """Whether the kernel says that it ended `pid`, or counts a victim where `pid` was."""
+        """Whether the kernel says that it ended `pid`; where its log may not be read, whether it counts a victim where
+        `pid` was."""
         self.look()
-        named = re.compile(rf"Killed process {pid}\b".encode())
-        if any(named.search(line) for line in self._new_lines()):
+        self._read_log()
+        if pid in self._victims:
             return True
-        return bool(self._counts) and self._counts[-1] > self._counts[0]
+        return not self._names_all and bool(self._counts) and self._counts[-1] > self._counts[0]
 
-    def _new_lines(self) -> Iterator[bytes]:
-        """What the kernel has logged since this began; nothing where its log may not be read."""
+    def _read_log(self) -> None:
+        """Take in what the kernel has logged since the last time, or since this began."""
         while self._log is not None:
             try:
-                yield os.read(self._log, 8192)
+                logged = os.read(self._log, 8192)
             except BrokenPipeError:  # lines were overwritten before they were read: the next one is still there
+                self._names_all = False
                 continue
             except OSError:
                 return
+            if not logged:
+                return
+            self._victims.update(int(pid) for pid in VICTIM.findall(logged))
 
 
 def resident_in(group: MemoryGroup, without: set[int]) -> int:
@@ -111,6 +123,13 @@ def resident_in(group: MemoryGroup, without: set[int]) -> int:
             with contextlib.suppress(psutil.Error):
                 total += psutil.Process(pid).memory_info().rss
     return total
+
+
+def _sees_all_processes() -> bool:
+    try:
+        return os.readlink("/proc/self/ns/pid") == ALL_PROCESSES
+    except OSError:
+        return False
 
 
 def _own_group() -> MemoryGroup | None:

@@ -11,7 +11,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -48,6 +48,8 @@ LOST_IN_THE_QUEUE = "It waited in the queue when the machine was restarted, or i
 PARTS = "machines"
 """Folder of a shared run with a small run folder for each machine but machine 0, named by its number."""
 
+ID_TIME_FORMAT, ID_TIME = "%Y%m%d-%H%M%S", re.compile(r"\d{8}-\d{6}(?=-)")
+"""What an id begins with."""
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -326,13 +328,27 @@ def runs_folder() -> Path:
 
 
 def list_runs() -> list[Run]:
-    """Every run folder, newest first (ids begin with their time)."""
+    """Every run folder, newest first; those of one second in no order."""
     folder = runs_folder()
     try:
-        names = sorted((entry.name for entry in os.scandir(folder) if entry.is_dir()), reverse=True)
+        names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
     except FileNotFoundError:
         return []
-    return [Run(folder / name) for name in names if not name.startswith(".")]
+    runs = [Run(folder / name) for name in names]
+    return sorted(runs, key=lambda run: (_second_of(run), run.id), reverse=True)
+
+
+def _second_of(run: Run) -> str:
+    """When a run was made, as its id begins with, or, where a person named it, as its status says."""
+    if (began := ID_TIME.match(run.id)) is not None:
+        return began[0]
+    return time.strftime(ID_TIME_FORMAT, time.localtime(_created(run)))
+
+
+def _created(run: Run) -> float:
+    with suppress(OSError):
+        return run.written_status().created
+    return 0.0
 
 
 def find_run(name: str) -> Run:
@@ -348,7 +364,8 @@ def find_run(name: str) -> Run:
     if not runs:
         raise RunNotFound(f"There are no runs yet in {runs_folder()}. `loradeck demo` makes one.")
     if name == "last":
-        return runs[0]
+        newest_second = _second_of(runs[0])
+        return max((run for run in runs if _second_of(run) == newest_second), key=_created)
     exact = [run for run in runs if run.id == name]
     matching = exact or [run for run in runs if name and name in run.id]
     if len(matching) == 1:
@@ -374,7 +391,7 @@ def create_run(model: str, hidden: bool = False, name: str | None = None) -> Run
         return _made(Run(runs_folder() / (f".{name}" if hidden else name)))
     label = re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-.")[:32] or "model"
     while True:
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{secrets.token_hex(2)}"
+        name = f"{time.strftime(ID_TIME_FORMAT)}-{label}-{secrets.token_hex(2)}"
         run = Run(runs_folder() / (f".{name}" if hidden else name))
         if (runs_folder() / name).exists():
             continue

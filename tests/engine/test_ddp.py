@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from engine.runs.events import read_events
 from engine.runs.launch import launch, resume
 from engine.runs.lineage import changed_spec
 from engine.runs.ranks import RankRecord, read_record
-from engine.runs.store import Cause, Run, State, list_runs
+from engine.runs.store import Cause, Run, State
 from engine.spec import RunSpec
 from engine.worker.checkpoint import load_training_state
 from tests.conftest import losses, wait_for_end, wait_for_step, wait_until
@@ -27,16 +26,7 @@ from tests.engine.worker.training import events_of, fit, new_run, write_rows
 
 MakeSpec = Callable[..., RunSpec]
 
-
-@pytest.fixture(autouse=True)
-def _no_run_outlives_its_test(deck_home: Path) -> Iterator[None]:
-    yield
-    for run in list_runs():
-        for rank in range(4):
-            if run.is_alive() and (record := read_record(run, rank)) is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(record.pid, signal.SIGKILL)
-        wait_until(lambda run=run: not run.is_alive(), f"{run.id} is gone", 60)  # type: ignore[misc]
+pytestmark = pytest.mark.usefixtures("no_run_outlives")
 
 
 @pytest.fixture(scope="module")

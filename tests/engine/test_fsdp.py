@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,14 @@ from engine.runs.accelerating import accelerated
 from engine.runs.launch import continue_run, launch
 from engine.runs.lineage import changed_spec
 from engine.runs.ranks import read_record
-from engine.runs.store import Run, checkpoint_step, create_run, list_runs
+from engine.runs.store import Run, checkpoint_step, create_run
 from engine.spec import RunSpec
-from tests.conftest import losses, wait_for_end, wait_for_step, wait_until
+from tests.conftest import losses, wait_for_end, wait_for_step
 from tests.engine.worker.training import events_of, fit, new_run, write_rows
 
 MakeSpec = Callable[..., RunSpec]
 
-
-@pytest.fixture(autouse=True)
-def _no_run_outlives_its_test(deck_home: Path) -> Iterator[None]:
-    yield
-    for run in list_runs():
-        for rank in range(2):
-            if run.is_alive() and (record := read_record(run, rank)) is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(record.pid, signal.SIGKILL)
-        wait_until(lambda run=run: not run.is_alive(), f"{run.id} is gone", 60)  # type: ignore[misc]
+pytestmark = pytest.mark.usefixtures("no_run_outlives")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -20,33 +19,16 @@ import pytest
 from engine.runs import control
 from engine.runs.events import read_events
 from engine.runs.launch import NotResumable, launch, resume
-from engine.runs.store import Run, RunBusy, find_run, list_runs
+from engine.runs.store import Run, RunBusy, find_run
 from engine.spec import RunSpec
 from tests.conftest import losses, wait_for_end, wait_for_step, wait_until
 
 MakeSpec = Callable[..., RunSpec]
 
+pytestmark = pytest.mark.usefixtures("no_run_outlives")
+
 ENDLESS = {"max_steps": 100_000, "save_strategy": "no"}
 """A run that only a stop or a failure ends."""
-
-
-@pytest.fixture(autouse=True)
-def _no_run_outlives_its_test(deck_home: Path) -> object:
-    yield
-    for run in list_runs():
-        wait_until(lambda run=run: not kill(run), f"{run.id} is gone", 60)  # type: ignore[misc]
-
-
-def kill(run: Run) -> bool:
-    """Kill what is known of a run's processes; returns whether it still lives."""
-    status = run.read_status()
-    if not run.is_alive():
-        return False
-    for pid in (status.supervisor_pid, status.trainer_pid):
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    return True
 
 
 def trainer_pid(run: Run) -> int:

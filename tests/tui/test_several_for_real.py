@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from engine.runs.launch import launch
 from engine.runs.ranks import read_record
 from engine.runs.store import Run, list_runs
 from engine.spec import RunSpec
-from tests.conftest import START_TIMEOUT_S, wait_for_end, wait_for_step, wait_until
+from tests.conftest import START_TIMEOUT_S, wait_for_end, wait_for_step
 from tests.tui.conftest import until
 from tests.tui.monitoring import monitor, opened, said
 from tui.app import LoradeckApp
@@ -29,16 +29,9 @@ from tui.widgets.remedy_list import RemedyList
 from tui.widgets.words import Words
 
 MakeSpec = Callable[..., RunSpec]
+
+pytestmark = pytest.mark.usefixtures("no_run_outlives")
 WAYS_OUT = ["attention-sdpa", "batch-1"]
-
-
-@pytest.fixture(autouse=True)
-def _no_run_outlives_its_test(deck_home: object) -> Iterator[None]:
-    yield
-    for run in list_runs():
-        for rank in (0, 1):
-            signal_rank(run, rank, signal.SIGKILL)
-        wait_until(lambda run=run: not run.is_alive(), f"{run.id} is gone", 60)  # type: ignore[misc]
 
 
 def signal_rank(run: Run, rank: int, number: signal.Signals) -> None:

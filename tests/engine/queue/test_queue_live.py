@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,7 @@ from tests.conftest import loradeck, wait_for_end, wait_for_step, wait_until
 
 MakeSpec = Callable[..., RunSpec]
 
-
-@pytest.fixture(autouse=True)
-def _no_run_outlives_its_test(deck_home: Path) -> Iterator[None]:
-    yield
-    for run in list_runs():
-        wait_until(lambda run=run: not kill(run), f"{run.id} is gone", 60)  # type: ignore[misc]
-
-
-def kill(run: Run) -> bool:
-    """Kill what is known of a run's processes; returns whether it still lives."""
-    status = run.read_status()
-    for pid in (status.supervisor_pid, status.trainer_pid):
-        if pid is not None and run.is_alive():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    return run.is_alive()
+pytestmark = pytest.mark.usefixtures("no_run_outlives")
 
 
 def queued(spec_path: Path) -> Run:

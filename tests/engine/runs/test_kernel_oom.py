@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.runs import kernel_oom
 from engine.runs.kernel_oom import KernelWatch, memory_group
 from engine.runs.silent_oom import last_words, on_gpu, oom_fields
 
@@ -63,6 +64,28 @@ def test_a_process_that_somebody_else_ended_bears_no_sign_of_the_kernel() -> Non
     process.kill()
     process.wait()
     assert not watch.has_killed(process.pid)
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_who_reads_the_kernels_log_does_not_take_another_process_for_the_victim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_readable: bool
+) -> None:
+    log, counts = tmp_path / "kmsg", tmp_path / "vmstat"
+    if is_readable:
+        log.write_text("4,1,1,-;Out of memory: Killed process 7 (python3), long ago\n")
+    counts.write_text("pgfault 9\noom_kill 1\n")
+    for name, value in (("KERNEL_LOG", log), ("VMSTAT", counts)):
+        monkeypatch.setattr(kernel_oom, name, value)
+    monkeypatch.setattr(kernel_oom, "_own_group", lambda: None)
+    monkeypatch.setattr(kernel_oom, "ALL_PROCESSES", os.readlink("/proc/self/ns/pid"))
+    watch = KernelWatch()
+    assert not watch.has_killed(7)
+    counts.write_text("pgfault 9\noom_kill 2\n")
+    if is_readable:
+        with open(log, "a") as kernel:
+            kernel.write("6,2,2,-;Memory cgroup out of memory: Killed process 8 (python3) total-vm:633300kB\n")
+    assert watch.has_killed(8)
+    assert watch.has_killed(9) is not is_readable, "where nobody is named, the count has to do"
 
 
 def test_libraries_that_end_a_process_without_a_word_to_python_are_known_by_what_they_print(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def test_runs_are_found_by_id_part_folder_and_last(deck_home: Path) -> None:
         find_run("llama")
     with pytest.raises(RunNotFound, match="No run is called 'qwen'"):
         find_run("qwen")
+
+
+def test_the_last_run_is_the_one_made_last_also_of_one_second_and_whatever_it_is_called(deck_home: Path) -> None:
+    # 2026-01-02 00:00:00 and after, on this machine's clock.
+    second = time.mktime((2026, 1, 2, 0, 0, 0, 0, 0, -1))
+    made = {"20260102-000000-m-ffff": 0.1, "20260102-000000-m-0000": 0.6, "20260102-000000-m-8888": 0.3, "team": -60.0}
+    for name, after in made.items():
+        run = Run(deck_home / "runs" / name)
+        run.folder.mkdir(parents=True)
+        run.write_status(RunStatus(created=second + after))
+    assert find_run("last").id == "20260102-000000-m-0000"
+    assert list_runs()[-1].id == "team"
+    Run(deck_home / "runs" / "team").write_status(RunStatus(created=second + 60))
+    assert find_run("last").id == list_runs()[0].id == "team"
 
 
 def test_without_runs_the_message_says_how_to_make_one() -> None:
