@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.machines import MachineRank
-from engine.cli.output import AsJson, console, fail, print_json, printable, wrong_input_explained
+from engine.cli.output import AsJson, fail, print_json, printable, wrong_input_explained
+from engine.cli.run_table import print_runs
 from engine.cli.show import OOM_CAUSES, facts_of, tell, tell_oom, tell_remedies
 from engine.cli.watch import Detach, OpenApp, Queue, RunName, ask, found_run, watch_or_leave
 from engine.runs.store import ENDED, Run, RunBusy, list_runs
@@ -35,27 +36,8 @@ def runs(as_json: AsJson = False) -> None:
     if not statuses:
         typer.echo("There are no runs yet. `loradeck demo` makes one; `loradeck new` writes a spec for your own.")
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("run", "state", "model", "data"):
-        table.add_column(heading, no_wrap=True)
-    several = any(status.processes > 1 for _, status in statuses)
-    for heading in (*(["ranks"] if several else []), "step", "loss", "held-out"):
-        table.add_column(heading, justify="right", no_wrap=True, min_width=5 if heading == "ranks" else None)
-    waiting: list[str] = []
-    for run, status in statuses:
-        step = f"{status.step:,}/{status.total_steps:,}" if status.total_steps else "-"
-        losses = ("-" if value is None else f"{value:.4f}" for value in (status.loss, status.eval_loss))
-        state = f"{status.state}: {status.cause}" if status.cause else status.state
-        if status.waits_here:
-            state = f"queued {status.place}"
-        if status.state == "queued" and status.message:
-            waiting.append(f"{run.id}: {status.message}")
-        cells = (run.id, state, status.model, status.data, *([str(status.processes)] if several else []), step, *losses)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    console().print(table)
+    print_runs(statuses)
+    waiting = [f"{run.id}: {status.message}" for run, status in statuses if status.state == "queued" and status.message]
     for words in waiting:
         typer.echo(f"\n{printable(words)}")
 

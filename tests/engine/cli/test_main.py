@@ -154,9 +154,11 @@ def test_runs_and_show_tell_what_is_in_the_folder() -> None:
     events.write("oom", phase="backward", step=7)
     (listed,) = one_document(loradeck("runs", "--json").stdout)
     assert (listed["id"], listed["state"], listed["cause"], listed["step"]) == (run.id, "failed", "oom", 7)
-    table = loradeck("runs", env={"COLUMNS": "160"}).stdout
-    assert run.id in table
-    assert "failed: oom" in table
+    for columns in ("160", "52", None):
+        table = loradeck("runs", env={} if columns is None else {"COLUMNS": columns}).stdout
+        assert run.id in table, "it is what other commands want"
+        assert "failed: oom" in table
+        assert ("some-model  " in table) is (columns != "52"), "the id holds its model's name"
     facts = one_document(loradeck("show", "last", "--json").stdout)
     assert {"state", "cause", "plan", "last_step", "oom", "remedies", "parent"} <= facts.keys()
     assert facts["last_step"]["loss"] == 1.5
