@@ -125,12 +125,14 @@ class CompareScreen(Screen[None]):
 
     async def _read(self, place: int) -> None:
         run, reader = self.runs[place], self._readers[place]
+        # Of a run that has ended all is there: what is read before the status may lack the last steps.
+        status = await result_of(lambda: read_status(run.row.run), "status")
         try:
             run.take_in(await result_of(reader.read, "curves"))
         except OSError as error:
             self.notify(f"{run.row.run.id} cannot be read: {error}", markup=False)
             return
-        run.row = replace(run.row, status=await result_of(lambda: read_status(run.row.run), "status"))
+        run.row = replace(run.row, status=status)
         self.draw()
 
     def draw(self) -> None:
