@@ -145,7 +145,8 @@ def ended_run(**status: Any) -> Run:
     return run
 
 
-def test_runs_and_show_tell_what_is_in_the_folder() -> None:
+def test_runs_and_show_tell_what_is_in_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert "loradeck demo" in loradeck("runs").stdout
     run = ended_run(state="failed", cause="oom", step=7, total_steps=10, message="[red]wants\x1b[2J more")
     events = EventWriter(run.events_path)
