@@ -85,7 +85,7 @@ def test_it_waits_while_another_user_holds_the_memory_and_starts_when_it_is_free
     waiter.starts()
     assert (waiter.run.read_status().place, waiter.run.read_status().message) == (None, "")
     assert waiting() == []
-    assert os.listdir(queue_folder()) == ["lock"]
+    wait_until(lambda: os.listdir(queue_folder()) == ["lock"], "its file is gone: it is written as started before")
 
 
 def test_runs_for_any_card_get_one_each_in_their_order_and_never_the_same(
